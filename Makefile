@@ -1,0 +1,56 @@
+# Everything runs in a locked environment in .venv, made by a uv that is bootstrapped into .uv.
+PYTHON ?= python3
+UV := .uv/bin/uv
+BIN := .venv/bin
+STAMP := .venv/.installed
+FLEET ?= sim
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock check test test-services test-lab soak bench demo clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
+
+$(STAMP): $(UV) requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+install: $(STAMP) ## the locked environment in .venv
+
+lock: $(UV) ## new lock files from pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 - -o requirements/uv.txt
+
+check: $(STAMP) ## format, lint, types, import contract, YAML, Ansible, shell
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/yamllint --strict .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline --profile production --strict -q
+	$(BIN)/shellcheck .ci/run
+
+test: $(STAMP) ## everything that needs neither root nor services
+	$(BIN)/pytest -n 2 -m "not lab and not soak" tests/unit tests/cases tests/integration tests/e2e
+
+test-lab: $(STAMP) ## integration and lab tests against real services (root on Debian)
+	$(BIN)/pytest -m "lab and not soak" tests/lab || test $$? -eq 5
+
+soak: $(STAMP) ## what is too long for every change
+	$(BIN)/pytest -m soak tests
+
+bench: $(STAMP) ## measurements, as JSON and as a table
+	$(BIN)/python -m tests.bench
+
+demo: $(STAMP) ## the whole system, broken and healed before your eyes
+	$(BIN)/zlh demo --fleet $(FLEET)
+
+clean: ## removes the environment and run-time state
+	rm -rf .venv .uv var dist

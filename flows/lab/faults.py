@@ -1,0 +1,111 @@
+"""Faults on demand: one table that every part of the lab asks before and after each call."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from aiohttp import web
+
+
+class Mode(StrEnum):
+    UNREACHABLE = "unreachable"  # the connection is cut without an answer, before any effect
+    ERROR = "error"  # answers ``status``, no effect
+    SLOW = "slow"  # waits ``seconds``, then goes on
+    HANG = "hang"  # accepts and never answers, no effect
+    LOSE_ANSWER = "lose_answer"  # the effect happens, the connection is cut
+    RIGHTS_LOST = "rights_lost"  # Proxmox: 200 with empty lists, no permissions
+    PARTIAL = "partial"  # answers with a part missing
+    FAIL_TASK = "fail_task"  # Proxmox: the task ends with an error; runner: the play fails
+    DIE_LOCKED = "die_locked"  # Proxmox: a clone dies under ``lock: create``
+
+
+@dataclass
+class Fault:
+    """``target`` is proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts or runner; ``call`` a glob over
+    ``METHOD /path`` (or playbook or record name). Ends after ``count`` hits or ``until`` (monotonic seconds), whichever comes first."""
+
+    id: int
+    target: str
+    mode: Mode
+    call: str = "*"
+    count: int | None = None
+    until: float | None = None
+    status: int = 500
+    seconds: float = 5.0
+    message: str = "lab fault"
+    hits: int = 0
+
+
+@dataclass
+class Faults:
+    """All faults armed now."""
+
+    armed: dict[int, Fault] = field(default_factory=dict)
+    _ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def arm(self, target: str, mode: Mode, **options: object) -> Fault:
+        fault = Fault(next(self._ids), target, mode, **options)  # type: ignore[arg-type] # validated by the control API's schema
+        self.armed[fault.id] = fault
+        return fault
+
+    def clear(self, fault_id: int | None = None, target: str | None = None) -> int:
+        """Disarms one, all of a target, or all; returns how many."""
+        gone = [f.id for f in self.armed.values() if fault_id in (None, f.id) and target in (None, f.target)]
+        for key in gone:
+            del self.armed[key]
+        return len(gone)
+
+    def hit(self, target: str, call: str, *modes: Mode) -> Fault | None:
+        """The first armed fault of ``modes`` (any if empty) that matches; counts the hit."""
+        now = time.monotonic()
+        for fault in list(self.armed.values()):
+            if fault.until is not None and now >= fault.until:
+                del self.armed[fault.id]
+                continue
+            if fault.target != target or (modes and fault.mode not in modes) or not fnmatch.fnmatch(call, fault.call):
+                continue
+            fault.hits += 1
+            if fault.count is not None and fault.hits >= fault.count:
+                del self.armed[fault.id]
+            return fault
+        return None
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def cut(request: web.Request) -> web.StreamResponse:
+    """Closes the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise asyncio.CancelledError
+
+
+def middleware(faults: Faults, target: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """An aiohttp middleware that plays the transport faults of a target; the rest is up to the part itself."""
+
+    @web.middleware
+    async def play(request: web.Request, handler: Handler) -> web.StreamResponse:
+        call = f"{request.method} {request.path}"
+        fault = faults.hit(target, call, Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER)
+        if fault is None:
+            return await handler(request)
+        if fault.mode is Mode.UNREACHABLE:
+            return cut(request)
+        if fault.mode is Mode.HANG:
+            await asyncio.sleep(3600)
+        if fault.mode is Mode.ERROR:
+            return web.Response(status=fault.status, reason=fault.message, text=fault.message)
+        if fault.mode is Mode.SLOW:
+            await asyncio.sleep(fault.seconds)
+            return await handler(request)
+        await handler(request)
+        return cut(request)
+
+    return play

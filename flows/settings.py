@@ -1,0 +1,292 @@
+"""Settings: environment variables ``ZLH_<GROUP>__<FIELD>`` or an env file (``ZLH_ENV_FILE``), one group per subsystem.
+
+Secrets are :class:`~pydantic.SecretStr`; ``ZLH_<GROUP>__<FIELD>_FILE`` names a file to read any secret from.
+An unknown ``ZLH_*`` variable is refused by name: a typing error must not silently mean the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from flows.errors import MisconfiguredSetting
+
+PREFIX = "ZLH_"
+#: Read by the command line itself, not part of the settings.
+META = frozenset({"ZLH_ENV_FILE", "ZLH_HOME"})
+
+
+class Group(BaseModel):
+    """One subsystem's settings. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DatabaseSettings(Group):
+    url: SecretStr = Field(
+        SecretStr("sqlite+aiosqlite:///var/zlh.db"), description="SQLAlchemy URL: sqlite+aiosqlite, mysql+asyncmy or postgresql+asyncpg"
+    )
+    pool_size: int = Field(5, ge=1, le=50, description="Connections kept open per process (servers only)")
+    busy_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for SQLite's write lock before giving up")
+
+
+class ApiSettings(Group):
+    public_bind: str = Field("127.0.0.1:8700", description="address:port of the customers' listener (behind Traefik)")
+    control_bind: str = Field("127.0.0.1:8701", description="address:port of the control listener: literal control-plane address")
+    control_token: SecretStr = Field(SecretStr(""), description="Bearer token of the control listener (proxy bridge, metrics)")
+    requests_per_minute: int = Field(600, ge=1, description="Requests per minute and token or address before 429")
+    max_body_bytes: int = Field(65_536, ge=1024, description="Largest request body, bytes")
+    public_url: str = Field("", description="URL that the public listener has for its users; empty: relative links")
+    trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-For is believed")
+
+
+class ProxmoxSettings(Group):
+    host: str = Field("127.0.0.1:8006", description="address:port of one node's API; literal address")
+    user: str = Field("zlh@pve", description="User of the API token")
+    token_name: str = Field("autopilot", description="Name of the API token")
+    token: SecretStr = Field(SecretStr(""), description="Secret of the API token")
+    ca_file: Path | None = Field(None, description="CA that signed the node's certificate; unset: the system's")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds per call; a refused token alone is delayed 3 s")
+    poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at a running task")
+    margin_s: float = Field(10.0, ge=0, description="Seconds that a lease must hold beyond a call's time-out")
+
+
+class AgentSettings(Group):
+    port: int = Field(18888, ge=1, le=65535, description="Port of every agent")
+    tls: bool = Field(True, description="HTTPS with the project's own CA; plain HTTP is possible on loopback alone")
+    ca_dir: Path = Field(Path("var/ca"), description="Directory of the project's CA: ca.pem, ca.key (0600)")
+    master_secret: SecretStr = Field(SecretStr(""), description="Secret from which each server's token is derived, at least 32 characters")
+    timeout_s: float = Field(3.0, gt=0, description="Seconds per probe")
+    concurrency: int = Field(256, ge=1, le=4096, description="Probes under way at once")
+    max_answer_bytes: int = Field(65_536, ge=1024, description="Largest answer that is read, bytes")
+
+
+class ProxySettings(Group):
+    url: str = Field("http://127.0.0.1:8760", description="Control address of the Velocity bridge; literal address")
+    token: SecretStr = Field(SecretStr(""), description="Bearer token of the bridge")
+    ca_file: Path | None = Field(None, description="CA of the bridge's certificate; unset: the system's")
+    player_address: str = Field("127.0.0.1", description="Public address that players' DNS records point to")
+    player_port: int = Field(25565, ge=1, le=65535, description="Public port; other than 25565 adds an SRV record")
+    timeout_s: float = Field(5.0, gt=0, description="Seconds per call")
+
+
+class DnsSettings(Group):
+    server: str = Field("127.0.0.1:53", description="address:port of the authoritative server; literal address")
+    zone: str = Field("play.example", description="Zone of the players' names; records are <name>.<zone>")
+    tsig_name: str = Field("zlh", description="Name of the TSIG key")
+    tsig_secret: SecretStr = Field(SecretStr(""), description="Secret of the TSIG key, base64")
+    tsig_algorithm: str = Field("hmac-sha256", description="Algorithm of the TSIG key")
+    ttl_s: int = Field(60, ge=1, description="TTL of our records, seconds")
+    timeout_s: float = Field(5.0, gt=0, description="Seconds per call")
+
+
+class NotifySettings(Group):
+    base_url: str = Field("https://discord.com/api/webhooks", description="Discord's webhook base; a lab sets its own")
+    critical: SecretStr = Field(SecretStr(""), description="Webhook of alerts-critical, as <id>/<token>")
+    repairs: SecretStr = Field(SecretStr(""), description="Webhook of alerts-repairs, as <id>/<token>")
+    billing: SecretStr = Field(SecretStr(""), description="Webhook of alerts-billing, as <id>/<token>")
+    provisioning: SecretStr = Field(SecretStr(""), description="Webhook of alerts-provisioning, as <id>/<token>")
+    health: SecretStr = Field(SecretStr(""), description="Webhook of system-health, as <id>/<token>")
+    audit: SecretStr = Field(SecretStr(""), description="Webhook of audit-log, as <id>/<token>")
+    ping_users: tuple[str, ...] = Field((), description="Discord user ids that a ping names")
+    mail_url: SecretStr = Field(SecretStr(""), description="Apprise URL for e-mail, empty: none")
+    mail_severities: tuple[str, ...] = Field(("critical",), description="Severities that also go by mail: info, warning, critical")
+    timeout_s: float = Field(10.0, gt=0, description="Seconds per delivery")
+    drain_s: float = Field(2.0, gt=0, description="Seconds between two looks at the outbox")
+    claim_s: float = Field(30.0, gt=0, description="Seconds that a dispatcher owns a message")
+    give_up_s: float = Field(86_400.0, gt=0, description="Seconds of retries before a message is dead")
+    fold_over: int = Field(5, ge=1, description="More messages of one kind than this in 10 s become one")
+    timezone: str = Field("UTC", description="IANA zone of business and quiet hours")
+    business_days: tuple[int, ...] = Field((0, 1, 2, 3, 4), description="Days at the other job, Monday is 0")
+    business_from: str = Field("09:00", description="Begin of business hours, HH:MM local time")
+    business_to: str = Field("17:00", description="End of business hours, HH:MM local time")
+    quiet_from: str = Field("23:00", description="Begin of quiet hours, HH:MM local time")
+    quiet_to: str = Field("07:00", description="End of quiet hours, HH:MM local time")
+
+
+class AnsibleSettings(Group):
+    runner: Literal["ansible", "lab"] = Field("ansible", description="ansible: ansible-runner; lab: the simulated fleet's own")
+    lab_url: str = Field("", description="Control URL of the simulated fleet (runner=lab only)")
+    project_dir: Path = Field(Path("."), description="Directory with playbooks/, roles/ and ansible.cfg")
+    inventory: Path = Field(Path("inventories/production"), description="Inventory, relative to project_dir")
+    private_key: Path | None = Field(None, description="SSH key of the controller")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds per playbook")
+    scratch_dir: Path = Field(Path("/dev/shm"), description="tmpfs for a run's private data")  # noqa: S108 - tmpfs is the point: secrets must not reach a disk
+    forwarding_secret: SecretStr = Field(SecretStr(""), description="Velocity's forwarding secret, given to game servers")
+
+
+class EngineSettings(Group):
+    url: str = Field("http://127.0.0.1:4200/api", description="Prefect's API")
+    auth: SecretStr = Field(SecretStr(""), description="Prefect's auth string, user:password")
+    pool: str = Field("zlh", description="Work pool")
+    timeout_s: float = Field(10.0, gt=0, description="Seconds per call")
+
+
+class ArtifactSettings(Group):
+    url: str = Field("http://127.0.0.1:8770", description="Artifact server; literal address")
+    cache_file: Path = Field(Path("var/catalog.json"), description="Last good copy of the catalog")
+    timeout_s: float = Field(5.0, gt=0, description="Seconds per call")
+
+
+class RedisSettings(Group):
+    url: SecretStr = Field(SecretStr(""), description="Redis URL of the optional gate; empty: none")
+    prefix: str = Field("zlh:", description="Prefix of every key of ours")
+    timeout_s: float = Field(2.0, gt=0, description="Seconds per call")
+
+
+class NetworkSettings(Group):
+    pool: str = Field("10.20.0.0/16", description="Network from which containers get static addresses")
+    gateway: str = Field("10.20.0.1", description="Gateway written into containers")
+    first: str = Field("", description="First address handed out; empty: the 11th of the pool")
+    control_addresses: tuple[str, ...] = Field((), description="Addresses that agents admit")
+
+    @field_validator("pool")
+    @classmethod
+    def _network(cls, value: str) -> str:
+        ipaddress.ip_network(value)
+        return value
+
+
+class VmidSettings(Group):
+    first: int = Field(10_000, ge=100, description="First VMID of our own range")
+    last: int = Field(19_999, ge=100, description="Last VMID of our own range")
+    quarantine_s: int = Field(86_400, ge=86_400, description="Seconds before a released VMID is handed out again")
+
+
+class TimingSettings(Group):
+    """Start-up refuses ``heartbeat + call time-out + margin >= lease``."""
+
+    sweep_s: float = Field(60.0, ge=1, description="Seconds between two sweeps")
+    observe_s: float = Field(20.0, gt=0, description="Seconds for observing")
+    sweep_limit_s: float = Field(45.0, gt=0, description="Seconds for a whole sweep, hard")
+    lease_s: float = Field(60.0, gt=0, description="Seconds before a lease without heartbeat expires")
+    heartbeat_s: float = Field(10.0, gt=0, description="Seconds between two heartbeats")
+    epoch_s: float = Field(30.0, gt=0, description="Seconds before a sweep's epoch expires")
+    epoch_renew_s: float = Field(5.0, gt=0, description="Seconds between two renewals of the epoch")
+    call_s: float = Field(30.0, gt=0, description="Longest call to an unfenced peer, seconds")
+    margin_s: float = Field(10.0, ge=0, description="Seconds that a lease must hold beyond such a call")
+    operation_s: float = Field(3600.0, gt=0, description="Seconds that an operation may take in all")
+    stuck_s: float = Field(900.0, gt=0, description="Seconds without progress that count as stuck")
+    unsubmitted_s: float = Field(30.0, gt=0, description="Seconds after which an unclaimed attempt is submitted by the sweep")
+    step_factor: float = Field(1.0, gt=0, description="Scales every step's deadline")
+    submit_s: float = Field(1.0, gt=0, description="Seconds between two looks for unsubmitted attempts")
+    ready_poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at a starting workload")
+
+
+class PolicySettings(Group):
+    confirm_sweeps: int = Field(2, ge=1, description="Sweeps that confirm an unreachable agent or a stale entry")
+    breaker_attempts: int = Field(3, ge=1, description="Repair attempts per server and window")
+    breaker_window_s: float = Field(3600.0, gt=0, description="Length of the breaker's window, seconds")
+    concurrent_repairs: int = Field(4, ge=1, description="Repairs of one sweep")
+    concurrent_per_host: int = Field(2, ge=1, description="Repairs of one sweep per host")
+    max_attempts: int = Field(3, ge=1, description="Claimed attempts per operation before it is compensated")
+    source_critical_sweeps: int = Field(3, ge=2, description="Sweeps without a source's answer before a person is woken")
+
+
+class WatchdogSettings(Group):
+    intervals: int = Field(3, ge=2, description="Sweep intervals without a finished sweep before a person is woken")
+    state_file: Path = Field(Path("var/watchdog.json"), description="What the watchdog announced already")
+    deadman_url: str = Field("", description="Heartbeat URL called after every clean sweep; empty: none")
+
+
+class Settings(Group):
+    """Everything. Built once by :func:`load` and handed down; nothing reads the environment later."""
+
+    database: DatabaseSettings = DatabaseSettings()
+    api: ApiSettings = ApiSettings()
+    proxmox: ProxmoxSettings = ProxmoxSettings()
+    agent: AgentSettings = AgentSettings()
+    proxy: ProxySettings = ProxySettings()
+    dns: DnsSettings = DnsSettings()
+    notify: NotifySettings = NotifySettings()
+    ansible: AnsibleSettings = AnsibleSettings()
+    engine: EngineSettings = EngineSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    redis: RedisSettings = RedisSettings()
+    network: NetworkSettings = NetworkSettings()
+    vmid: VmidSettings = VmidSettings()
+    timing: TimingSettings = TimingSettings()
+    policy: PolicySettings = PolicySettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_call(self) -> Settings:
+        t = self.timing
+        if t.heartbeat_s + t.call_s + t.margin_s >= t.lease_s:
+            raise ValueError("timing: heartbeat_s + call_s + margin_s must be below lease_s: a call that begins under a lease must end under it")
+        return self
+
+
+def fields() -> Iterator[tuple[str, str, Any]]:
+    """``(variable, group.field, FieldInfo)`` of every setting."""
+    for group, info in Settings.model_fields.items():
+        assert isinstance(info.annotation, type)
+        for name, field in info.annotation.model_fields.items():
+            yield f"{PREFIX}{group}__{name}".upper(), f"{group}.{name}", field
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    """``KEY=value`` lines; blank lines and ``#`` comments are skipped; one pair of quotes is removed."""
+    values: dict[str, str] = {}
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise MisconfiguredSetting("ZLH_ENV_FILE", why=str(error), remedy="name a readable file or unset it") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, separator, value = line.partition("=")
+        if not separator:
+            raise MisconfiguredSetting(f"{path}:{number}", why="is not KEY=value", remedy="correct the line")
+        values[key.strip()] = value.strip().strip("\"'")
+    return values
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment over the env file over the defaults.
+
+    Raises MisconfiguredSetting naming the variable, the value's problem and the remedy.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    merged: dict[str, str] = {}
+    if environ.get("ZLH_ENV_FILE"):
+        merged.update(_read_env_file(Path(environ["ZLH_ENV_FILE"])))
+    merged.update({k: v for k, v in environ.items() if k.startswith(PREFIX)})
+    known = {variable: path for variable, path, _ in fields()}
+    secret = {variable for variable, _, f in fields() if f.annotation is SecretStr}
+    tree: dict[str, dict[str, object]] = {}
+    for key, raw in sorted(merged.items()):
+        if not key.startswith(PREFIX) or key in META:
+            continue
+        value = raw
+        variable = key
+        if key.endswith("_FILE") and key not in known and key.removesuffix("_FILE") in secret:
+            variable = key.removesuffix("_FILE")
+            try:
+                value = Path(raw).read_text().strip()
+            except OSError as error:
+                raise MisconfiguredSetting(key, why=str(error), remedy="name a file that this user can read") from error
+        if variable not in known:
+            close = difflib.get_close_matches(variable, known, 1, 0.6)
+            hint = f"did you mean {close[0]}?" if close else "see docs/settings.md for every setting"
+            raise MisconfiguredSetting(key, why="is no setting of this program", remedy=hint)
+        group, _, name = known[variable].partition(".")
+        annotation = str(next(f.annotation for v, _, f in fields() if v == variable))
+        if annotation.startswith("tuple["):
+            tree.setdefault(group, {})[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        else:
+            tree.setdefault(group, {})[name] = value
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = "__".join(str(part) for part in first["loc"][:2]).upper()
+        name = f"{PREFIX}{path}" if path else "settings"
+        raise MisconfiguredSetting(name, why=str(first["msg"]), remedy="see docs/settings.md") from None

@@ -1,0 +1,163 @@
+"""Transactions on the one database. ``now`` in a transaction is the database's clock, read at its begin.
+
+SQLite: WAL, writers begin with ``BEGIN IMMEDIATE`` behind a fair queue of the process, so that a burst waits in
+order instead of polling the file lock. Servers: READ COMMITTED and UTC, set by us and not by their defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import event, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from flows.errors import Conflict, Fenced, Temporary, Unreachable
+from flows.state import tables as t
+
+_NOW = {
+    "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "mysql": "SELECT CAST(UNIX_TIMESTAMP(UTC_TIMESTAMP(3)) * 1000 AS SIGNED)",
+    "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """An open transaction. ``now``: milliseconds by the database's clock."""
+
+    conn: AsyncConnection
+    now: int
+
+    @property
+    def dialect(self) -> str:
+        return self.conn.dialect.name
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        return await self.conn.execute(statement, parameters)
+
+
+class Database:
+    """One engine. ``clock`` replaces the database's clock where time itself is simulated."""
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        busy_timeout_s: float = 10.0,
+        pool_size: int = 5,
+        clock: Callable[[], int] | None = None,
+        async_creator: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        self.url = make_url(url)
+        self._clock = clock
+        self._busy = busy_timeout_s
+        self._writers = asyncio.Lock()
+        options: dict[str, Any] = {}
+        if self.sqlite:
+            options["connect_args"] = {"timeout": busy_timeout_s}
+        else:
+            options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
+        if async_creator is not None:
+            options["async_creator"] = async_creator
+        self.engine: AsyncEngine = create_async_engine(self.url, **options)
+        if self.sqlite:
+            event.listen(self.engine.sync_engine, "connect", _sqlite_connect)
+            event.listen(self.engine.sync_engine, "begin", _sqlite_begin)
+        elif self.engine.dialect.name == "mysql":
+            event.listen(self.engine.sync_engine, "connect", _mysql_connect)
+
+    @property
+    def sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def _now(self, conn: AsyncConnection) -> int:
+        if self._clock is not None:
+            return self._clock()
+        return int((await conn.exec_driver_sql(_NOW[conn.dialect.name])).scalar_one())
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Tx]:
+        """A consistent view; nothing is written. Raises Unreachable."""
+        try:
+            async with self.engine.connect() as conn, conn.begin():
+                yield Tx(conn, await self._now(conn))
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise translated(error) from error
+
+    @asynccontextmanager
+    async def write(self, *, epoch: int | None = None) -> AsyncIterator[Tx]:
+        """One transaction. With ``epoch`` it is refused (Fenced) under a newer one, and the row stays locked until the commit.
+
+        Raises Unreachable, Conflict (a uniqueness was violated) and whatever the body raises; on any of them nothing is written,
+        but for Unreachable at the commit itself, where the caller must look again.
+        """
+        try:
+            if self.sqlite:
+                async with self._writers, self._begin(epoch) as tx:
+                    yield tx
+            else:
+                async with self._begin(epoch) as tx:
+                    yield tx
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise translated(error) from error
+
+    @asynccontextmanager
+    async def _begin(self, epoch: int | None) -> AsyncIterator[Tx]:
+        async with self.engine.connect() as conn:
+            if self.sqlite:
+                conn = await conn.execution_options(zlh_write=True)
+            async with conn.begin():
+                tx = Tx(conn, await self._now(conn))
+                if epoch is not None:
+                    await _guard(tx, epoch)
+                yield tx
+
+
+async def _guard(tx: Tx, epoch: int) -> None:
+    row = (await tx.execute(select(t.epochs.c.epoch).where(t.epochs.c.name == "reconcile").with_for_update(read=True))).one_or_none()
+    if row is None or row.epoch != epoch:
+        raise Fenced("sweep", why=f"epoch {epoch} was superseded by {row.epoch if row else 'none'}")
+
+
+def translated(error: BaseException) -> Exception:
+    """A vendor's database error in our own terms."""
+    if isinstance(error, IntegrityError):
+        return Conflict("database", why=str(error.orig))
+    if isinstance(error, OperationalError | PoolTimeout | OSError) or getattr(error, "connection_invalidated", False):
+        return Unreachable("database", why=str(getattr(error, "orig", error)), remedy="check ZLH_DATABASE__URL and the server")
+    return Temporary("database", why=str(getattr(error, "orig", error)))
+
+
+def _sqlite_connect(connection: Any, record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(conn: Any) -> None:
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("zlh_write") else "BEGIN")
+
+
+def _mysql_connect(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 10")
+    cursor.close()
+
+
+async def ping(database: Database) -> int:
+    """The database's clock, or Unreachable."""
+    async with database.read() as tx:
+        await tx.execute(text("SELECT 1"))
+        return tx.now
