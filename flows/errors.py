@@ -16,7 +16,7 @@
         ├── Unauthorized              our credential was refused
         ├── Forbidden                 our credential lacks a right
         ├── NotFound                  proven absent, not merely unanswered
-        ├── Conflict                  the state of things forbids it
+        ├── Conflict(kind, facts)     the state of things forbids it
         │   └── Fenced                somebody newer owns this: stop at once
         ├── TaskFailed                the peer carried it out and reported failure
         └── MisconfiguredSetting      a ZLH_* setting is wrong, missing or unknown
@@ -26,6 +26,8 @@ these inside ``flows.clients`` and ``flows.state``; nothing above ever sees a ve
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class AutomationError(Exception):
@@ -100,7 +102,13 @@ class NotFound(Permanent):
 
 
 class Conflict(Permanent):
-    """The present state forbids the request."""
+    """The present state forbids the request. ``kind`` names which rule, for programs (``no_capacity``, ``name_taken``);
+    ``facts`` are what its reader needs to decide what to do (limits, the id of what is in the way)."""
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", kind: str = "", facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.kind = kind
+        self.facts: Mapping[str, object] = dict(facts or {})
 
 
 class Fenced(Conflict):
