@@ -159,6 +159,12 @@ class VmidSettings(Group):
     quarantine_s: int = Field(86_400, ge=86_400, description="Seconds before a released VMID is handed out again")
 
 
+class PlacementSettings(Group):
+    memory_headroom_mb: int = Field(2_048, ge=0, description="Memory of a node that is never promised, MB")
+    memory_headroom_fraction: float = Field(0.05, ge=0, lt=1, description="Share of a node's memory that is never promised, if larger")
+    disk_headroom_fraction: float = Field(0.10, ge=0, lt=1, description="Share of a node's disk that is never promised")
+
+
 class TimingSettings(Group):
     """Start-up refuses ``heartbeat + call time-out + margin >= lease``."""
 
@@ -211,6 +217,7 @@ class Settings(Group):
     redis: RedisSettings = RedisSettings()
     network: NetworkSettings = NetworkSettings()
     vmid: VmidSettings = VmidSettings()
+    placement: PlacementSettings = PlacementSettings()
     timing: TimingSettings = TimingSettings()
     policy: PolicySettings = PolicySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
