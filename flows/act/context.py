@@ -1,0 +1,93 @@
+"""What a step of an operation may use: the operation, its server, its lease, and the outside world behind that lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flows.act.deps import Deps
+from flows.act.guarded import GuardedProxmox
+from flows.act.heartbeat import Heartbeat
+from flows.domain.operation import Direction, Operation, OperationState, StepName, StepRow
+from flows.domain.ports import Play, PlayResult
+from flows.domain.server import Server
+from flows.domain.sources import TaskStatus
+from flows.errors import Fenced, NotFound, TaskFailed, Unreachable
+from flows.state import journal, leases, operations, servers
+from flows.state.database import Tx
+
+
+@dataclass
+class Context:
+    """Of one run of one operation. ``server`` is read again where a step changes it. ``row`` is the journal's line of the present step."""
+
+    deps: Deps
+    operation: Operation
+    server: Server
+    token: int
+    heartbeat: Heartbeat
+    say: Callable[[str], None]
+    row: StepRow | None = None
+    suspended: bool = False
+
+    @property
+    def proxmox(self) -> GuardedProxmox:
+        return GuardedProxmox(self.deps.proxmox, lambda: self.heartbeat.room_for(self.deps.settings.timing.call_s))
+
+    async def check(self, tx: Tx) -> None:
+        """Refuses (Fenced) when this run no longer holds the server."""
+        await leases.check(tx, self.server.id, self.token)
+
+    async def refresh(self) -> None:
+        """Reads operation and server again; Fenced if either is another's now."""
+        async with self.deps.database.read() as tx:
+            await self.check(tx)
+            operation, server = await operations.get(tx, self.operation.id), await servers.get(tx, self.server.id)
+        if operation is None or server is None or operation.attempt != self.operation.attempt:
+            raise Fenced("operation", why="a newer attempt exists")
+        self.operation, self.server = operation, server
+
+    async def task(self, upid: str | None) -> TaskStatus | None:
+        """Stores the task's id before waiting for it. Raises TaskFailed, DeadlineExceeded, Unproven."""
+        if upid is None:
+            return None
+        assert self.row is not None
+        async with self.deps.database.write() as tx:
+            await self.check(tx)
+            await journal.set_upid(tx, self.operation.id, self.row.step, self.row.direction, upid)
+        self.row = replace(self.row, upid=upid)
+        await self.deps.boundary(f"{self.row.step}:{self.row.direction}:task")
+        return await self.deps.proxmox.wait(upid, self.deps.settings.timing.operation_s)
+
+    async def settle(self) -> None:
+        """Waits for the task that an interrupted run of this step left behind, however it ends."""
+        if self.row is None or self.row.upid is None:
+            return
+        try:
+            await self.deps.proxmox.wait(self.row.upid, self.deps.settings.timing.operation_s)
+        except (TaskFailed, NotFound) as error:
+            self.say(f"the task of an earlier attempt ended: {error.why or error}")
+
+    async def play(self, playbook: str, variables: dict[str, object], secrets: dict[str, str] | None = None) -> PlayResult:
+        """Runs a playbook on the container. Raises TaskFailed with the tail, Unreachable, DeadlineExceeded."""
+        result = await self.deps.runner.run(
+            Play(playbook, self.server, variables, secrets or {}, self.deps.settings.ansible.timeout_s), on_event=self.say
+        )
+        if result.unreachable:
+            raise Unreachable(f"{playbook} on {self.server.name}", why=result.tail or "the container did not answer over SSH")
+        if not result.ok:
+            raise TaskFailed(f"{playbook} on {self.server.name}", why=f"task {result.failed_task!r}: {result.tail}".strip())
+        return result
+
+    @property
+    def undoing(self) -> bool:
+        return self.operation.state in (OperationState.COMPENSATING, OperationState.CANCELLING)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def boundary_name(step: StepName, direction: Direction, point: str) -> str:
+    """Name of a journaled boundary, as kill tests know it: ``create_container:do:begun``."""
+    return f"{step.value}:{direction.value}:{point}"

@@ -1,0 +1,82 @@
+"""Publishing and withdrawing a game server, for steps and repairs alike. Each says whether anything had to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows.act.deps import Deps
+from flows.act.policy import policy_of
+from flows.decide.wanted import fqdn, wanted_records
+from flows.domain.server import Server
+from flows.domain.sources import Record, Registration
+from flows.errors import AmbiguousEffect, Conflict, Unproven
+
+
+def _values(records: Sequence[Record]) -> set[tuple[str, str, str]]:
+    return {(r.name, r.rtype, r.value) for r in records if r.rtype != "TXT"}
+
+
+async def dns_is_right(deps: Deps, server: Server) -> bool:
+    """Whether the name's records are the wanted ones and carry our owner record. Reads the zone as the sweep does."""
+    policy = policy_of(deps.settings)
+    zone = await deps.dns.zone()
+    wanted = wanted_records(server, policy)
+    present = [r for name in {w.name for w in wanted} for r in zone.records.get(name, ())]
+    return _values(present) == _values(wanted) and zone.owners.get(fqdn(server, policy)) == server.id
+
+
+async def publish_dns(deps: Deps, server: Server) -> bool:
+    """Convergent: a prerequisite on the value seen keeps a late call from undoing somebody newer's."""
+    if await dns_is_right(deps, server):
+        return False
+    policy = policy_of(deps.settings)
+    name = fqdn(server, policy)
+    for last in (False, True):
+        seen = await deps.dns.records(name)
+        try:
+            await deps.dns.publish(name, wanted_records(server, policy), server.id, seen)
+            return True
+        except (Conflict, AmbiguousEffect):
+            if await dns_is_right(deps, server):
+                return True
+            if last:
+                raise
+    return True
+
+
+async def withdraw_dns(deps: Deps, name: str, owner: str) -> bool:
+    """Removes a name that carries our owner record; a name that does not is left alone."""
+    for last in (False, True):
+        zone = await deps.dns.zone()
+        if zone.owners.get(name) != owner:
+            return False
+        try:
+            await deps.dns.withdraw(name, owner, zone.records.get(name, ()))
+            return True
+        except (Conflict, AmbiguousEffect):
+            if last:
+                raise
+    return True
+
+
+async def proxy_is_right(deps: Deps, server: Server) -> bool:
+    view = await deps.proxy.view()
+    return view.registrations.get(server.name) == Registration(server.name, server.address, server.game_port)
+
+
+async def register(deps: Deps, server: Server, token: int) -> bool:
+    """Registers a backend that is ready at this moment. Raises Unproven when it is not: an unready backend is never registered."""
+    if await proxy_is_right(deps, server):
+        return False
+    ready, reason = await deps.agents.ready(server)
+    if not ready:
+        raise Unproven(f"registration of {server.name}", why=f"it is not ready: {reason}")
+    await deps.proxy.register(server.name, server.address, server.game_port, token)
+    return True
+
+
+async def deregister(deps: Deps, name: str, token: int) -> bool:
+    if name not in (await deps.proxy.view()).registrations:
+        return False
+    await deps.proxy.deregister(name, token)
+    return True

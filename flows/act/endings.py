@@ -1,0 +1,123 @@
+"""How operations end other than well. Each is one transaction under the lease, with its alert in it."""
+
+from __future__ import annotations
+
+from flows.act.context import Context
+from flows.act.steps.final import release
+from flows.domain.event import Event, EventKind
+from flows.domain.operation import OperationKind, OperationState
+from flows.errors import AutomationError, Unproven
+from flows.state import attempts, leases, operations, outbox, servers, vmids
+from flows.state.database import Tx
+
+
+def as_json(error: AutomationError) -> dict[str, str]:
+    """An error as stored with an operation and shown to people."""
+    return {"type": type(error).__name__, "what": error.what, "why": error.why, "remedy": error.remedy}
+
+
+async def begin_compensation(ctx: Context, error: AutomationError | None, *, cancelled: bool) -> None:
+    """From here on every attempt undoes."""
+    async with ctx.deps.database.write() as tx:
+        await ctx.check(tx)
+        if cancelled:
+            await operations.set_state(tx, ctx.operation.id, OperationState.CANCELLING)
+        await operations.set_state(tx, ctx.operation.id, OperationState.COMPENSATING, error=as_json(error) if error else None)
+    await ctx.deps.boundary("compensating")
+    await ctx.refresh()
+
+
+async def compensated(ctx: Context) -> str:
+    """Everything undone: the server ends as failed, or deleted where a person cancelled. The VMID is released only when its container is
+    proven absent; one that exists and is not ours is burnt."""
+    server = ctx.server
+    absent = await _absent(ctx)
+    async with ctx.deps.database.write() as tx:
+        await ctx.check(tx)
+        await release(ctx, tx)
+        if not absent:
+            await vmids.burn(tx, server.vmid, f"a container that is not ours, seen by operation {ctx.operation.id}")
+        operation = await operations.get(tx, ctx.operation.id)
+        cancelled = operation is not None and operation.cancel_requested
+        if cancelled:
+            await servers.mark_deleted(tx, server.id, ctx.operation.actor)
+        else:
+            await servers.mark_failed(tx, server.id, ctx.operation.actor)
+        state = OperationState.CANCELLED if cancelled else OperationState.FAILED
+        await operations.set_state(tx, ctx.operation.id, state)
+        await _end(ctx, tx, state.value)
+        if not cancelled:
+            await _alert(ctx, tx, EventKind.PROVISIONING_FAILED, f"provisioning of {server.name} failed", "everything is released")
+    return state.value
+
+
+async def _absent(ctx: Context) -> bool:
+    last: Unproven | None = None
+    for _ in range(10):
+        try:
+            return await ctx.deps.proxmox.proven_absent(ctx.server.vmid, template_vmid=ctx.server.template_vmid)
+        except Unproven as error:
+            last = error
+            await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
+    assert last is not None
+    raise last
+
+
+async def cleanup_required(ctx: Context, error: AutomationError) -> str:
+    """An undo (or a deletion) failed: the sweep tries again with back-off, and after three times a person is called."""
+    async with ctx.deps.database.write() as tx:
+        await ctx.check(tx)
+        await operations.set_state(tx, ctx.operation.id, OperationState.CLEANUP_REQUIRED, error=as_json(error))
+        await operations.undo_failed(tx, ctx.operation.id)
+        await _end(ctx, tx, OperationState.CLEANUP_REQUIRED.value)
+    return OperationState.CLEANUP_REQUIRED.value
+
+
+async def try_again_or_fail(ctx: Context, error: AutomationError) -> str:
+    """Start, stop and restart have no undo: another attempt, after the last one ``failed`` with the lease released."""
+    async with ctx.deps.database.write() as tx:
+        await ctx.check(tx)
+        await attempts.end(tx, ctx.operation.id, ctx.operation.attempt, "failed")
+        if ctx.operation.claimed < ctx.deps.settings.policy.max_attempts and tx.now < ctx.operation.deadline_at:
+            await attempts.next_attempt(tx, ctx.operation.id)
+            await leases.release(tx, ctx.server.id, ctx.token)
+            return "retrying"
+        await operations.set_state(tx, ctx.operation.id, OperationState.FAILED, error=as_json(error))
+        await leases.release(tx, ctx.server.id, ctx.token)
+        await _alert(ctx, tx, EventKind.OPERATION_FAILED, f"{ctx.operation.kind} of {ctx.server.name} failed", str(error))
+    return OperationState.FAILED.value
+
+
+async def fail_without_undo(ctx: Context) -> str:
+    """A compensation was ordered for an operation that has none: it ends as failed; a deletion waits for its next try."""
+    reason = AutomationError(f"{ctx.operation.kind} of {ctx.server.name}", why="ended by the controller", remedy="zlh explain " + ctx.server.name)
+    if ctx.operation.kind is OperationKind.DELETE:
+        return await cleanup_required(ctx, reason)
+    async with ctx.deps.database.write() as tx:
+        await ctx.check(tx)
+        await operations.set_state(tx, ctx.operation.id, OperationState.FAILED, error=dict(ctx.operation.error or as_json(reason)))
+        await _end(ctx, tx, OperationState.FAILED.value)
+        await _alert(ctx, tx, EventKind.OPERATION_FAILED, f"{ctx.operation.kind} of {ctx.server.name} failed", "its lease is released")
+    return OperationState.FAILED.value
+
+
+async def _end(ctx: Context, tx: Tx, outcome: str) -> None:
+    await attempts.end(tx, ctx.operation.id, ctx.operation.attempt, outcome)
+    await leases.release(tx, ctx.server.id, ctx.token)
+
+
+async def _alert(ctx: Context, tx: Tx, kind: EventKind, what: str, done: str) -> None:
+    error = ctx.operation.error or {}
+    event = Event(
+        kind,
+        key=f"{kind.value}/{ctx.operation.id}/{ctx.operation.attempt}",
+        what=what,
+        where=f"ct {ctx.server.vmid} on {ctx.server.node}",
+        done=" ".join(
+            part for part in (f"step {ctx.operation.step}:" if ctx.operation.step else "", error.get("why") or error.get("what", ""), done) if part
+        ),
+        next="nothing is left behind" if kind is EventKind.PROVISIONING_FAILED else "the server keeps its state",
+        command=f"zlh operations show {ctx.operation.id}",
+        failed=True,
+    )
+    await outbox.put(tx, event, ctx.deps.route(event, tx.now))

@@ -1,0 +1,88 @@
+"""Keeps a lease alive beside the work, and ends the work when the lease is lost.
+
+A heartbeat is not progress: it proves only that the holder lives. A holder that cannot renew ends one margin before
+its lease expires, so that whoever takes over never meets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+import structlog
+
+from flows.errors import DeadlineExceeded, Fenced, Temporary
+from flows.settings import TimingSettings
+from flows.state import leases
+from flows.state.database import Database
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """``async with Heartbeat(...) as beat:`` — the body is cancelled with Fenced when somebody newer holds the lease."""
+
+    def __init__(self, database: Database, timing: TimingSettings, subject: str, token: int, abandon: Callable[[], None]) -> None:
+        self._database, self._timing, self._subject, self.token = database, timing, subject, token
+        self._abandon = abandon
+        self._expires = time.monotonic() + timing.lease_s
+        self._task: asyncio.Task[None] | None = None
+        self._body: asyncio.Task[object] | None = None
+        self.lost: Fenced | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the lease still holds, counted from before the renewal was sent."""
+        return self._expires - time.monotonic()
+
+    async def renew(self) -> None:
+        """Renews now. Raises Fenced when the lease is another's."""
+        sent = time.monotonic()
+        async with self._database.write() as tx:
+            await leases.renew(tx, self._subject, self.token, int(self._timing.lease_s * 1000))
+        self._expires = sent + self._timing.lease_s
+
+    async def room_for(self, seconds: float) -> None:
+        """Makes sure that a call of this length plus the margin ends under the lease. Raises Fenced, or DeadlineExceeded."""
+        if self.left_s < seconds + self._timing.margin_s:
+            await self.renew()
+        if self.left_s < seconds + self._timing.margin_s:
+            raise DeadlineExceeded("lease", why=f"{self.left_s:.0f} s left are too few for a call of {seconds:.0f} s")
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.heartbeat_s)
+            while True:
+                try:
+                    await asyncio.wait_for(self.renew(), max(0.1, self.left_s - self._timing.margin_s))
+                    break
+                except Fenced as error:
+                    self.lost = error
+                    log.warning("lease lost", subject=self._subject, token=self.token)
+                    if self._body is not None:
+                        self._body.cancel()
+                    return
+                except (Temporary, TimeoutError) as error:
+                    if self.left_s <= self._timing.margin_s:
+                        log.error("lease cannot be renewed, ending", subject=self._subject, error=str(error))
+                        self._abandon()
+                        return
+                    await asyncio.sleep(min(1.0, self._timing.heartbeat_s / 4))
+
+    async def __aenter__(self) -> Heartbeat:
+        self._body = asyncio.current_task()
+        self._task = asyncio.create_task(self._beat(), name=f"heartbeat {self._subject}")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        if self.lost is not None:
+            if kind is not None and issubclass(kind, asyncio.CancelledError) and self._body is not None:
+                self._body.uncancel()
+            raise self.lost

@@ -1,0 +1,27 @@
+"""Settings as the frozen thresholds that deciding works with."""
+
+from __future__ import annotations
+
+from flows.domain.finding import Policy
+from flows.settings import Settings
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Seconds become milliseconds; what no setting names keeps the domain's default."""
+    timing, policy = settings.timing, settings.policy
+    return Policy(
+        confirm_sweeps=policy.confirm_sweeps,
+        breaker_attempts=policy.breaker_attempts,
+        breaker_window_ms=int(policy.breaker_window_s * 1000),
+        concurrent_repairs=policy.concurrent_repairs,
+        concurrent_per_host=policy.concurrent_per_host,
+        max_attempts=policy.max_attempts,
+        unsubmitted_ms=int(timing.unsubmitted_s * 1000),
+        stuck_ms=int(timing.stuck_s * 1000),
+        queued_deadline_ms=int(timing.operation_s * 1000),
+        source_critical_sweeps=policy.source_critical_sweeps,
+        player_address=settings.proxy.player_address,
+        player_port=settings.proxy.player_port,
+        game_domain=settings.dns.zone,
+        our_user=f"{settings.proxmox.user}!{settings.proxmox.token_name}",
+    )

@@ -1,0 +1,144 @@
+"""One repair from intent to outcome.
+
+(1) one transaction writes the intent: audit line, attempt, lease, the sweep's epoch checked. (2) The condition is read again at the
+source; gone: ``already_healed``. (3) The effect. (4) The condition is read once more, and one transaction writes the outcome.
+Nothing acts without an intent; an effect whose outcome could not be established is ``unverified`` and counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from flows.act.deps import Deps
+from flows.act.heartbeat import Heartbeat
+from flows.act.repairs import operations as operation_repairs
+from flows.act.repairs.base import RepairContext
+from flows.act.repairs.registry import HANDLERS
+from flows.domain.event import Event, EventKind
+from flows.domain.finding import OPERATION_ACTIONS, Outcome, Repair
+from flows.domain.lease import Lease, LeaseKind
+from flows.errors import AutomationError, Busy, Fenced
+from flows.state import leases, outbox, repairs
+from flows.state.database import Tx
+
+log = structlog.get_logger(__name__)
+
+
+async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+    """Carries out one repair of a sweep with ``left_s`` seconds to go. None: it did not begin (locked meanwhile, or no time left).
+    Raises Fenced when the sweep itself is superseded."""
+    if repair.action in OPERATION_ACTIONS:
+        return await _operation(deps, repair, epoch)
+    handler = HANDLERS[repair.action]
+    if handler.limit_s > left_s:
+        return None
+    intent = await _intent(deps, repair, epoch)
+    if intent is None:
+        return None
+    repair_id, lease = intent
+    await deps.boundary(f"repair:{repair.action}:intent")
+    outcome, detail = Outcome.UNVERIFIED, ""
+    try:
+        async with Heartbeat(deps.database, deps.settings.timing, lease.subject, lease.token, deps.abandon) as beat:
+            ctx = RepairContext(deps, repair.finding, lease.subject, lease.token, beat)
+            async with asyncio.timeout(handler.limit_s):
+                if not await handler.drifted(ctx):
+                    outcome = Outcome.ALREADY_HEALED
+                else:
+                    await handler.heal(ctx)
+                    await deps.boundary(f"repair:{repair.action}:effect")
+                    outcome = Outcome.FAILED if await handler.drifted(ctx) else Outcome.REPAIRED
+    except Fenced as error:
+        outcome, detail = Outcome.FENCED, str(error)
+    except AutomationError as error:
+        outcome, detail = Outcome.FAILED, str(error)
+    except TimeoutError:
+        outcome, detail = Outcome.UNVERIFIED, f"not finished in {handler.limit_s:g} s"
+    await _outcome(deps, repair, repair_id, lease, epoch, outcome, detail)
+    return outcome
+
+
+async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome:
+    """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
+    async with deps.database.write(epoch=epoch) as tx:
+        repair_id = await repairs.intent(tx, repair, epoch, operation_id=repair.finding.operation_id)
+        done = await operation_repairs.order(deps, tx, repair.finding, repair.action)
+        outcome = Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
+        await repairs.outcome(tx, repair_id, outcome, "")
+        await _announce(deps, tx, repair, repair_id, outcome, "")
+    await deps.boundary(f"repair:{repair.action}:effect")
+    return outcome
+
+
+async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] | None:
+    subject = repair.finding.server_id or repair.finding.subject
+    try:
+        async with deps.database.write(epoch=epoch) as tx:
+            lease = await leases.take(
+                tx, subject, LeaseKind.REPAIR, deps.holder, int(deps.settings.timing.lease_s * 1000), reason=repair.finding.key[:200]
+            )
+            return await repairs.intent(tx, repair, epoch, lease=lease), lease
+    except Busy as error:
+        log.info("not repaired now", finding=repair.finding.key, why=str(error))
+        return None
+
+
+async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease, epoch: int, outcome: Outcome, detail: str) -> None:
+    """A fenced actor may append its outcome, marked ``fenced``, and nothing else."""
+    try:
+        async with deps.database.write(epoch=epoch) as tx:
+            await leases.check(tx, lease.subject, lease.token)
+            await repairs.outcome(tx, repair_id, outcome, detail[:1000])
+            await leases.release(tx, lease.subject, lease.token)
+            await _announce(deps, tx, repair, repair_id, outcome, detail)
+    except Fenced:
+        async with deps.database.write() as tx:
+            await repairs.outcome(tx, repair_id, Outcome.FENCED, detail[:1000])
+        raise
+
+
+async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome: Outcome, detail: str) -> None:
+    finding = repair.finding
+    events = [
+        Event(
+            EventKind.CONTROLLER_ACTION,
+            key=f"action/{repair_id}",
+            what=f"{repair.action}: {outcome}",
+            where=finding.subject,
+            done=finding.summary + (f" ({detail[:300]})" if detail else ""),
+            level=finding.level,
+        )
+    ]
+    if outcome is Outcome.REPAIRED:
+        events.append(
+            Event(
+                EventKind.REPAIR_SUCCEEDED,
+                key=f"repair/{repair_id}",
+                what=f"repaired: {finding.summary}",
+                where=finding.subject if finding.host is None else f"{finding.subject} on {finding.host}",
+                done=f"{repair.action}, proven by reading it again",
+                next="nothing to do",
+                command=f"zlh repairs show {repair_id}",
+                level=finding.level,
+            )
+        )
+    failed = outcome in (Outcome.FAILED, Outcome.UNVERIFIED)
+    if failed and await repairs.opens_breaker(
+        tx, repair_id, deps.settings.policy.breaker_attempts, int(deps.settings.policy.breaker_window_s * 1000)
+    ):
+        events.append(
+            Event(
+                EventKind.BREAKER_OPENED,
+                key=f"breaker/{repair_id}",
+                what=f"breaker opened: {finding.summary}",
+                where=finding.subject,
+                done=f"{deps.settings.policy.breaker_attempts} repairs failed within the hour, the last: {detail[:300]}",
+                next="automation leaves it alone until the hour has passed",
+                command=finding.remedy or f"zlh explain {finding.subject}",
+                failed=True,
+            )
+        )
+    for event in events:
+        await outbox.put(tx, event, deps.route(event, tx.now))

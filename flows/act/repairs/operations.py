@@ -1,0 +1,88 @@
+"""Repairs of operations: one transaction each. They take no lease; the run that follows does."""
+
+from __future__ import annotations
+
+from flows.act.deps import Deps
+from flows.domain.finding import Action, Finding
+from flows.domain.operation import LIVE_STATES, NO_UNDO, AttemptState, Operation, OperationKind, OperationState
+from flows.errors import Fenced
+from flows.state import attempts, leases, operations
+from flows.state.database import Tx
+
+
+async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
+    """Carries out an operation repair inside the intent's transaction. False: the condition is gone (already healed)."""
+    assert finding.operation_id is not None
+    operation = await operations.get(tx, finding.operation_id)
+    if operation is None or operation.state not in LIVE_STATES or operation.attempt != finding.evidence.get("attempt", operation.attempt):
+        return False
+    if action is Action.REVOKE_AND_RESUBMIT:
+        return await _orphaned(deps, tx, finding, operation)
+    if action is Action.FAIL_STUCK:
+        return await _stuck(tx, operation)
+    if action is Action.UNDO_AGAIN:
+        return await _undo_again(tx, operation)
+    return await _unsubmitted(tx, operation, again=action is Action.SUBMIT_ATTEMPT)
+
+
+async def _orphaned(deps: Deps, tx: Tx, finding: Finding, operation: Operation) -> bool:
+    lease = await leases.get(tx, operation.server_id)
+    if lease is None or lease.operation_id != operation.id or not lease.expired(tx.now):
+        return False
+    await leases.revoke(tx, operation.server_id)
+    await attempts.end(tx, operation.id, operation.attempt, "orphaned")
+    exhausted = operation.claimed >= deps.settings.policy.max_attempts or tx.now >= operation.deadline_at
+    if exhausted or finding.evidence.get("then") == "compensate":
+        await _give_up(tx, operation)
+    else:
+        await attempts.next_attempt(tx, operation.id)
+    return True
+
+
+async def _give_up(tx: Tx, operation: Operation) -> None:
+    """No more tries forward. Compensation that itself used up its tries becomes ``cleanup_required``; so does a deletion."""
+    reason = {"type": "Exhausted", "what": f"{operation.kind} was interrupted too often", "why": f"{operation.claimed} attempts", "remedy": ""}
+    if operation.kind in NO_UNDO:
+        await operations.set_state(tx, operation.id, OperationState.FAILED, error=reason)
+    elif operation.kind is OperationKind.DELETE or operation.state in (OperationState.COMPENSATING, OperationState.CANCELLING):
+        await operations.set_state(tx, operation.id, OperationState.CLEANUP_REQUIRED, error=reason)
+        await operations.undo_failed(tx, operation.id)
+    else:
+        await operations.set_state(tx, operation.id, OperationState.COMPENSATING, error=reason)
+        await operations.new_phase(tx, operation.id)
+        await attempts.next_attempt(tx, operation.id)
+
+
+async def _stuck(tx: Tx, operation: Operation) -> bool:
+    """Whoever still runs it is fenced by the raised token and ends, its playbook with it."""
+    lease = await leases.get(tx, operation.server_id)
+    if lease is not None and lease.operation_id == operation.id:
+        await leases.revoke(tx, operation.server_id)
+    await attempts.end(tx, operation.id, operation.attempt, "stuck")
+    await _give_up(tx, operation)
+    return True
+
+
+async def _undo_again(tx: Tx, operation: Operation) -> bool:
+    if operation.state is not OperationState.CLEANUP_REQUIRED:
+        return False
+    forward = operation.kind is OperationKind.DELETE
+    await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING)
+    await operations.new_phase(tx, operation.id)
+    await attempts.next_attempt(tx, operation.id)
+    return True
+
+
+async def _unsubmitted(tx: Tx, operation: Operation, *, again: bool) -> bool:
+    """``again``: the engine never saw the key, so the same attempt goes back to the submitter; else the engine lost it and the next one does."""
+    if operation.attempt_state in (AttemptState.CLAIMED, AttemptState.ENDED):
+        return False
+    try:
+        if again:
+            await attempts.unsubmit(tx, operation.id, operation.attempt)
+        else:
+            await attempts.end(tx, operation.id, operation.attempt, "lost")
+            await attempts.next_attempt(tx, operation.id)
+    except Fenced:
+        return False
+    return True

@@ -1,0 +1,47 @@
+"""Repair of ``billing_suspended``: the edge is withdrawn, then the workload stopped gracefully."""
+
+from __future__ import annotations
+
+from flows.act import edge
+from flows.act.repairs.base import RepairContext, RepairHandler
+from flows.act.steps.base import Effect
+from flows.act.steps.workload import AT_REST
+from flows.domain.finding import Action
+from flows.domain.server import ContainerType, Edge, Server, ServerState
+from flows.state import customers, leases, servers
+
+
+class SuspendWorkload(RepairHandler):
+    """Games stop through their agent; a developer container is shut down. The customer's billing state is read again first."""
+
+    action = Action.SUSPEND_WORKLOAD
+    effect = Effect.FENCED
+
+    async def drifted(self, ctx: RepairContext) -> bool:
+        server = await ctx.server()
+        async with ctx.deps.database.read() as tx:
+            if not await customers.is_suspended(tx, server.customer_id):
+                return False
+        return await self._running(ctx, server)
+
+    async def heal(self, ctx: RepairContext) -> None:
+        server = await ctx.server()
+        async with ctx.deps.database.write() as tx:
+            await leases.check(tx, ctx.subject, ctx.token)
+            await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
+            if server.state is ServerState.ACTIVE:
+                await servers.set_state(tx, server.id, ServerState.SUSPENDED, "controller")
+        if server.ctype is ContainerType.GAME:
+            await edge.deregister(ctx.deps, server.name, ctx.token)
+            await ctx.deps.agents.stop(server, ctx.token)
+        else:
+            # Answers at once; the container goes down on its own time, and the next sweep looks.
+            await ctx.proxmox.shutdown(server.node, server.vmid, 60)
+
+    async def _running(self, ctx: RepairContext, server: Server) -> bool:
+        if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
+            return False
+        if server.ctype is ContainerType.DEV:
+            return not any(t for t in await ctx.deps.proxmox.tasks_of(server.vmid) if not t.finished)
+        state = (await ctx.deps.agents.status(server)).state
+        return state not in AT_REST and state != "stopping"

@@ -1,0 +1,37 @@
+"""Agents: ``GET /status`` of every container that should run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+
+from flows.domain.agent import AgentStatus
+from flows.domain.known import Known, Unknown
+from flows.domain.ports import AgentReader
+from flows.domain.server import Server, ServerState
+from flows.errors import AutomationError
+
+#: Begins the reason of an agent that refused our credential or answered as somebody else.
+DISTRUSTED = "distrusted:"
+_PROBED = frozenset({ServerState.ACTIVE, ServerState.SUSPENDED})
+
+
+def worth_probing(servers: Iterable[Server]) -> list[Server]:
+    """Servers whose container should run: not those being made or unmade."""
+    return [s for s in servers if s.state in _PROBED]
+
+
+async def probe(agents: AgentReader, servers: Sequence[Server], limit_s: float) -> Mapping[str, Known[AgentStatus] | Unknown]:
+    """One answer per server; a sweep that runs out of time knows nothing of the rest."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await agents.probe(servers)
+    except TimeoutError:
+        return {s.id: Unknown(f"not probed in {limit_s:g} s") for s in servers}
+    except AutomationError as error:
+        return {s.id: Unknown(str(error)) for s in servers}
+
+
+def distrusted(answers: Mapping[str, Known[AgentStatus] | Unknown]) -> dict[str, str]:
+    """Server id → reason, of agents that are reachable and not to be believed."""
+    return {k: v.reason for k, v in answers.items() if isinstance(v, Unknown) and v.reason.startswith(DISTRUSTED)}

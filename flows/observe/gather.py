@@ -1,0 +1,64 @@
+"""All sources at once into one frozen Snapshot. Bulk reads only: the number of calls grows with the number of sources."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from flows.domain.operation import engine_key
+from flows.domain.ports import AgentReader, DnsReader, Engine, ProxmoxReader, ProxyReader
+from flows.domain.snapshot import Snapshot
+from flows.domain.sources import EngineView
+from flows.observe import agents as agent_source
+from flows.observe.source import ask
+from flows.state import control, fleet, operations, servers
+from flows.state.database import Database
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Readers of every source; no writer among them."""
+
+    database: Database
+    proxmox: ProxmoxReader
+    agents: AgentReader
+    proxy: ProxyReader
+    dns: DnsReader
+    engine: Engine
+
+
+async def gather(readers: Readers, epoch: int, limit_s: float) -> Snapshot:
+    """One look at everything. The database is read last, in one transaction with its clock, so that no lease looks expired only because
+    the other sources took their time. Raises where the database does not answer: without it there is nothing to sweep."""
+    async with readers.database.read() as tx:
+        everyone = await servers.list_(tx)
+        live = await operations.list_(tx, live=True)
+        generation = await control.generation(tx)
+    keys = [engine_key(generation, o.id, o.attempt) for o in live]
+    probed = agent_source.worth_probing(everyone)
+    proxmox, proxy, dns, engine, answers = await asyncio.gather(
+        ask(readers.proxmox.view(), limit_s),
+        ask(readers.proxy.view(), limit_s),
+        ask(readers.dns.zone(), limit_s),
+        ask(_engine(readers.engine, keys), limit_s),
+        agent_source.probe(readers.agents, probed, limit_s),
+    )
+    async with readers.database.read() as tx:
+        known = await fleet.load(tx)
+        now = tx.now
+    return Snapshot(
+        now=now,
+        epoch=epoch,
+        generation=generation,
+        fleet=known,
+        proxmox=proxmox,
+        proxy=proxy,
+        dns=dns,
+        engine=engine,
+        agents=answers,
+        distrusted=agent_source.distrusted(answers),
+    )
+
+
+async def _engine(engine: Engine, keys: list[str]) -> EngineView:
+    return EngineView(runs=await engine.runs(keys))
