@@ -29,6 +29,12 @@ class LabAgent:
     started_at: float = field(default_factory=time.time)
     restarts: int = 0
     calls: list[dict[str, Any]] = field(default_factory=list)  # every mutating request with its lease token: judges read it
+    autostart: bool = False  # the workload ran when the container went down, or was asked to: it comes back with the container
+    prepared_as: str = ""  # fingerprint of the variables with which the workload was prepared
+    code_server: bool = False  # dev: installed
+    claims: str | None = None  # fault: answers with this server id instead of its own
+    last_crash: dict[str, Any] | None = None
+    players: int = 0
 
 
 @dataclass
