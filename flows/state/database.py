@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import event, select, text
@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from flows.errors import Conflict, Fenced, Temporary, Unreachable
 from flows.state import tables as t
 
-_NOW = {
+#: The database's own clock, in milliseconds since 1970.
+NOW = {
     "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     "mysql": "SELECT CAST(UNIX_TIMESTAMP(UTC_TIMESTAMP(3)) * 1000 AS SIGNED)",
     "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
@@ -30,10 +31,15 @@ _NOW = {
 
 @dataclass(frozen=True, slots=True)
 class Tx:
-    """An open transaction. ``now``: milliseconds by the database's clock."""
+    """An open transaction. ``now``: milliseconds by the database's clock.
+
+    ``always`` holds what must be written whether the transaction commits or not (the audit line of a refusal): before a
+    commit in the same transaction, after a rollback in one of its own.
+    """
 
     conn: AsyncConnection
     now: int
+    always: list[Callable[[Tx], Awaitable[None]]] = field(default_factory=list)
 
     @property
     def dialect(self) -> str:
@@ -83,7 +89,7 @@ class Database:
     async def _now(self, conn: AsyncConnection) -> int:
         if self._clock is not None:
             return self._clock()
-        return int((await conn.exec_driver_sql(_NOW[conn.dialect.name])).scalar_one())
+        return int((await conn.exec_driver_sql(NOW[conn.dialect.name])).scalar_one())
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Tx]:
@@ -103,13 +109,30 @@ class Database:
         """
         try:
             if self.sqlite:
-                async with self._writers, self._begin(epoch) as tx:
+                async with self._writers, self._recorded(epoch) as tx:
                     yield tx
             else:
-                async with self._begin(epoch) as tx:
+                async with self._recorded(epoch) as tx:
                     yield tx
         except (DBAPIError, PoolTimeout, OSError) as error:
             raise translated(error) from error
+
+    @asynccontextmanager
+    async def _recorded(self, epoch: int | None) -> AsyncIterator[Tx]:
+        """A transaction, and what it must leave behind (``Tx.always``) however it ends."""
+        left: list[Callable[[Tx], Awaitable[None]]] = []
+        try:
+            async with self._begin(epoch) as tx:
+                left = tx.always
+                yield tx
+                for write in left:
+                    await write(tx)
+        except Exception:  # raised again: only what must be written is added
+            if left:
+                async with self._begin(None) as tx:
+                    for write in left:
+                        await write(tx)
+            raise
 
     @asynccontextmanager
     async def _begin(self, epoch: int | None) -> AsyncIterator[Tx]:

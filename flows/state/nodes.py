@@ -1,0 +1,47 @@
+"""Nodes and how full they are. Called by ``zlh nodes``, the front door (placement) and the digest."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from flows.domain.node import Node, NodeUsage
+from flows.state import tables as t
+from flows.state.database import Tx
+from flows.state.servers import COUNTED
+from flows.state.upsert import upsert
+
+_COLUMNS = ("memory_mb", "disk_gb", "cores", "storage", "bridge", "templates", "open")
+
+
+async def put(tx: Tx, node: Node) -> None:
+    """Creates or replaces a node."""
+    row = {"name": node.name} | {c: getattr(node, c) for c in _COLUMNS} | {"templates": dict(node.templates)}
+    await upsert(tx, t.nodes, [row], key="name", update=_COLUMNS)
+
+
+async def list_(tx: Tx, *, lock: bool = False) -> list[Node]:
+    """All, by name. ``lock`` holds the rows until the transaction ends: placements then happen one after the other."""
+    query = select(t.nodes).order_by(t.nodes.c.name)
+    rows = await tx.execute(query.with_for_update() if lock else query)
+    return [Node(r.name, r.memory_mb, r.disk_gb, r.cores, r.storage, r.bridge, dict(r.templates), r.open) for r in rows]
+
+
+async def usage(tx: Tx, *, lock: bool = False) -> list[NodeUsage]:
+    """Every node with what its counted servers reserve: two statements, however many servers there are."""
+    nodes = await list_(tx, lock=lock)  # before the sums, or they could miss what the last holder of the lock placed
+    s = t.servers.c
+    sums = await tx.execute(
+        select(
+            s.node,
+            func.sum(s.memory_mb).label("memory"),
+            func.sum(s.disk_gb).label("disk"),
+            func.sum(s.cores).label("cores"),
+            func.count().label("servers"),
+        )
+        .where(s.state.in_(COUNTED))
+        .group_by(s.node)
+    )
+    used = {r.node: r for r in sums}
+    return [
+        NodeUsage(n, int(u.memory), int(u.disk), int(u.cores), int(u.servers)) if (u := used.get(n.name)) is not None else NodeUsage(n) for n in nodes
+    ]
