@@ -1,0 +1,171 @@
+"""Composition root: settings become clients, and clients become what the parts need. The only place that builds real ones.
+
+Heavy libraries are imported inside the builders, so that the command line starts fast and a process loads only what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from flows.act.deps import Deps, Identity
+from flows.decide import calendar, routing
+from flows.domain.event import Event, Route
+from flows.domain.ports import Artifact, Gate, PlaybookRunner
+from flows.domain.server import Server
+from flows.errors import MisconfiguredSetting
+from flows.settings import Settings, load
+from flows.state.database import Database
+
+
+def database(settings: Settings) -> Database:
+    """The database of the settings; connects on first use."""
+    group = settings.database
+    return Database(group.url.get_secret_value(), busy_timeout_s=group.busy_timeout_s, pool_size=group.pool_size)
+
+
+def holder() -> str:
+    """Names this process to people and to leases: host, process, and a random part, since process ids come back."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def router(settings: Settings) -> calendar.Calendar:
+    """The operator's hours."""
+    n = settings.notify
+    return calendar.Calendar(
+        timezone=n.timezone,
+        business_days=n.business_days,
+        business_from=n.business_from,
+        business_to=n.business_to,
+        quiet_from=n.quiet_from,
+        quiet_to=n.quiet_to,
+    )
+
+
+def runner(settings: Settings) -> PlaybookRunner:
+    """Ansible, or the simulated fleet's stand-in."""
+    if settings.ansible.runner == "lab":
+        from flows.clients.lab_runner import LabRunner
+
+        return LabRunner(settings.ansible)
+    from flows.clients.playbooks import AnsibleRunner
+
+    return AnsibleRunner(settings.ansible)
+
+
+def gate(settings: Settings) -> Gate:
+    """Redis in front of the epoch row, where one is configured."""
+    from flows.clients.gate import NoGate, RedisGate
+
+    return RedisGate(settings.redis) if settings.redis.url.get_secret_value() else NoGate()
+
+
+def public_key(settings: Settings) -> str:
+    """The controller's public SSH key: beside the private one, or a stand-in where the lab needs none."""
+    key = settings.ansible.private_key
+    if key is None:
+        if settings.ansible.runner == "lab":
+            return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA lab"
+        raise MisconfiguredSetting("ZLH_ANSIBLE__PRIVATE_KEY", why="is not set", remedy="name the controller's SSH private key")
+    path = Path(f"{key}.pub")
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise MisconfiguredSetting("ZLH_ANSIBLE__PRIVATE_KEY", why=f"its public half is unreadable: {error}", remedy=f"create {path}") from error
+
+
+@asynccontextmanager
+async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
+    """Everything that acting needs; closed at the end."""
+    from flows.clients.agent_token import agent_token
+    from flows.clients.agents import AgentClient
+    from flows.clients.bridge import BridgeClient
+    from flows.clients.ca import CertificateAuthority
+    from flows.clients.dns import DnsClient
+    from flows.clients.engine import PrefectEngine
+    from flows.clients.proxmox import ProxmoxClient
+
+    settings = settings or load()
+    hours = router(settings)
+    authority = CertificateAuthority(settings.agent.ca_dir)
+    authority.ensure()
+
+    def identity(server: Server) -> Identity:
+        certificate, key = authority.issue(server.id, server.address) if settings.agent.tls else (None, None)
+        master = settings.agent.master_secret
+        previous = agent_token(master, server.id, server.token_version - 1) if server.token_version > 1 else None
+        secret = None if key is None else key if isinstance(key, SecretStr) else SecretStr(key)
+        return Identity(agent_token(master, server.id, server.token_version), previous, certificate, secret)
+
+    def route(event: Event, now: int) -> Route:
+        return routing.route(event, hours, now)
+
+    async with AsyncExitStack() as stack:
+
+        def own(thing: Any) -> Any:
+            stack.push_async_callback(thing.close)
+            return thing
+
+        entries = own(catalog(settings))
+
+        async def artifact(kind: str, name: str, version: str) -> Artifact:
+            found: Artifact = await entries.find(kind, name, version)
+            return found
+
+        yield Deps(
+            settings=settings,
+            database=own(database(settings)),
+            proxmox=own(ProxmoxClient(settings.proxmox)),
+            agents=own(AgentClient(settings.agent)),
+            proxy=own(BridgeClient(settings.proxy)),
+            dns=own(DnsClient(settings.dns)),
+            engine=own(PrefectEngine(settings.engine)),
+            runner=runner(settings),
+            identity=identity,
+            artifact=artifact,
+            route=route,
+            public_key=lambda: public_key(settings),
+            holder=holder(),
+        )
+
+
+def catalog(settings: Settings) -> Any:
+    """The artifact server's catalog, with its last good copy."""
+    from flows.clients.catalog import CatalogClient
+
+    return CatalogClient(settings.artifacts)
+
+
+@asynccontextmanager
+async def dispatcher(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+    """What ``report.dispatch.run`` takes beside the settings."""
+    from flows.clients.engine import PrefectEngine
+    from flows.clients.notifier import DiscordNotifier
+
+    store, engine, notifier = database(settings), PrefectEngine(settings.engine), DiscordNotifier(settings.notify)
+    try:
+        yield {"database": store, "engine": engine, "notifier": notifier}
+    finally:
+        await engine.close()
+        await notifier.close()
+        await store.close()
+
+
+@asynccontextmanager
+async def watchdog(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+    """What ``report.watchdog.check`` takes beside the settings."""
+    from flows.clients.notifier import DiscordNotifier
+
+    store, notifier = database(settings), DiscordNotifier(settings.notify)
+    try:
+        yield {"database": store, "notifier": notifier}
+    finally:
+        await notifier.close()
+        await store.close()

@@ -1,0 +1,140 @@
+"""Commands that run the program's own processes: ``up``, ``api``, ``dispatch``, ``watchdog``, ``worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.settings import Settings, load
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(up)
+    app.command()(api)
+    app.command()(dispatch)
+    app.command()(watchdog)
+    worker = typer.Typer(help="The engine's worker.", no_args_is_help=True)
+    worker.command("drain")(drain)
+    app.add_typer(worker, name="worker")
+
+
+def up(
+    directory: Annotated[Path, typer.Option("--dir", help="directory of database, secrets, logs")] = Path("var/up"),
+    fleet: Annotated[str, typer.Option(help="sim: start the simulated fleet too; none: settings come from the environment")] = "sim",
+    short: Annotated[bool, typer.Option("--short", help="short intervals, for trying it out")] = False,
+) -> None:
+    """Run the whole control plane here: API, Prefect server, worker, dispatcher, watchdog. Ctrl-C drains and stops."""
+    from flows.cli.stack import Stack
+    from flows.errors import BadInput
+
+    if fleet not in ("sim", "none"):
+        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim or none")
+    stack = Stack(directory, fleet=fleet, short=short, say=lambda line: print(line, flush=True))  # noqa: T201 - the command's output
+    stop = False
+
+    def request(*_: object) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGTERM, request)
+    try:
+        stack.prepare()
+        stack.start()
+        for line in stack.urls():
+            print(line, flush=True)  # noqa: T201 - the command's output
+        signal.signal(signal.SIGINT, request)
+        while not stop:
+            time.sleep(0.2)
+            stack.require_alive()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stack.stop()
+
+
+async def _until_signalled(run: object) -> None:
+    """Runs a coroutine function with an Event that SIGTERM or SIGINT sets."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    assert callable(run)
+    await run(stop)
+
+
+def api() -> None:
+    """Serve the customers' and the control listener."""
+    settings = load()
+
+    async def run(stop: asyncio.Event) -> None:
+        from flows import bootstrap
+        from flows.api.deps import ApiDeps
+        from flows.api.serve import serve
+
+        database, catalog = bootstrap.database(settings), bootstrap.catalog(settings)
+        try:
+            await serve(ApiDeps(database=database, settings=settings, catalog=catalog), stop)
+        finally:
+            await catalog.close()
+            await database.close()
+
+    asyncio.run(_until_signalled(run))
+
+
+def dispatch() -> None:
+    """Deliver the outbox to Discord and mail, and hand new operations to the engine."""
+    settings = load()
+
+    async def run(stop: asyncio.Event) -> None:
+        from flows import bootstrap
+        from flows.report.dispatch import run as dispatching
+
+        async with bootstrap.dispatcher(settings) as parts:
+            await dispatching(**parts, settings=settings, stop=stop)
+
+    asyncio.run(_until_signalled(run))
+
+
+def watchdog(
+    every: Annotated[float, typer.Option(help="seconds between two looks; 0: look once")] = 0.0,
+) -> None:
+    """Alert when no sweep finishes, or the outbox stands still. Exit 1 when it found something."""
+    settings = load()
+    raise SystemExit(asyncio.run(_watch(settings, every)))
+
+
+async def _watch(settings: Settings, every: float) -> int:
+    from flows import bootstrap
+    from flows.report import watchdog as watching
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with bootstrap.watchdog(settings) as parts:
+        while True:
+            status = await watching.check(**parts, settings=settings)
+            if every <= 0:
+                return int(status)
+            try:
+                await asyncio.wait_for(stop.wait(), every)
+                return 0
+            except TimeoutError:
+                continue
+
+
+def drain(
+    limit: Annotated[float, typer.Option(help="seconds to wait for runs under way")] = 900.0,
+) -> None:
+    """Hand out no more runs and wait for those under way: before the worker is stopped."""
+    from flows.cli.drain import drain as draining
+
+    left = asyncio.run(draining(load().engine, limit))
+    if left:
+        sys.stderr.write(f"zlh: {left} runs still under way after {limit:g} s; their operations will be taken up again\n")
+        raise SystemExit(1)

@@ -1,0 +1,225 @@
+"""``zlh up``: the whole control plane on one machine: API, Prefect server, worker, dispatcher, watchdog; SQLite, no Redis.
+
+Everything lives in one directory: ``zlh.env`` (generated secrets and addresses, 0600), the database, the engine's home, the CA, logs.
+With the simulated fleet the lab's addresses and credentials are taken into the same file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flows.cli.children import Child, ChildDied, Register
+from flows.cli.drain import drain, resume
+from flows.clients import engine_processes, engine_setup
+from flows.domain.node import Node
+from flows.errors import AutomationError
+from flows.lab import launch
+from flows.settings import Settings, load
+from flows.state import nodes
+from flows.state.database import Database
+from flows.state.migrate import upgrade
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+#: Shortened times for trying it out: a sweep every 10 s, a heartbeat every 3 s, a lease of 15 s.
+SHORT_TIMES: Mapping[str, str] = {
+    "ZLH_TIMING__SWEEP_S": "10",
+    "ZLH_TIMING__HEARTBEAT_S": "3",
+    "ZLH_TIMING__LEASE_S": "15",
+    "ZLH_TIMING__CALL_S": "8",
+    "ZLH_TIMING__MARGIN_S": "2",
+    "ZLH_TIMING__EPOCH_S": "15",
+    "ZLH_TIMING__EPOCH_RENEW_S": "3",
+    "ZLH_TIMING__OBSERVE_S": "6",
+    "ZLH_TIMING__SWEEP_LIMIT_S": "20",
+    "ZLH_TIMING__UNSUBMITTED_S": "15",
+    "ZLH_TIMING__READY_POLL_S": "0.3",
+    "ZLH_PROXMOX__TIMEOUT_S": "8",
+    "ZLH_PROXMOX__POLL_S": "0.3",
+    "ZLH_PROXMOX__MARGIN_S": "2",
+    "ZLH_AGENT__TIMEOUT_S": "2",
+    "ZLH_NOTIFY__DRAIN_S": "1",
+}
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """The processes and their directory. ``fleet`` is ``sim`` (the lab, started too) or ``none`` (settings come from the environment)."""
+
+    def __init__(self, directory: Path, *, fleet: str, short: bool = False, say: Callable[[str], None] = print) -> None:
+        self.dir = directory.resolve()
+        self.fleet, self.short, self.say = fleet, short, say
+        self.env_file = self.dir / "zlh.env"
+        self.register = Register(self.dir / "up.json")
+        self.children: dict[str, Child] = {}
+        self.settings: Settings = Settings()
+
+    # -- preparation -----------------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Directory, leftovers, secrets, lab, settings, schema. Raises before anything runs if a setting is wrong."""
+        self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in self.register.clear_leftovers():
+            self.say(f"ended {name}, left behind by a killed predecessor")
+        values = self._own_values()
+        if self.fleet == "sim":
+            control = values["ZLH_API__CONTROL_BIND"]
+            state = launch.up(
+                self.dir / "lab",
+                project_dir=PROJECT,
+                backends_url=f"http://{control}/internal/proxy/backends",
+                backends_token=values["ZLH_API__CONTROL_TOKEN"],
+            )
+            values |= launch.env(state)
+        if self.short:
+            values |= SHORT_TIMES
+        if self.fleet == "none":
+            values |= {k: v for k, v in os.environ.items() if k.startswith("ZLH_") and k != "ZLH_ENV_FILE"}
+        self._write_env(values)
+        self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
+        upgrade(self.settings.database.url.get_secret_value())
+        if self.fleet == "sim":
+            asyncio.run(self._seed_nodes())
+
+    def _own_values(self) -> dict[str, str]:
+        """Secrets and addresses, generated once and kept."""
+        kept = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines() if "=" in line) if self.env_file.exists() else {}
+
+        def keep(key: str, make: Callable[[], str]) -> str:
+            return kept.get(key) or make()
+
+        return {
+            "ZLH_DATABASE__URL": keep("ZLH_DATABASE__URL", lambda: f"sqlite+aiosqlite:///{self.dir}/zlh.db"),
+            "ZLH_API__PUBLIC_BIND": keep("ZLH_API__PUBLIC_BIND", lambda: f"127.0.0.1:{free_port()}"),
+            "ZLH_API__CONTROL_BIND": keep("ZLH_API__CONTROL_BIND", lambda: f"127.0.0.1:{free_port()}"),
+            "ZLH_API__CONTROL_TOKEN": keep("ZLH_API__CONTROL_TOKEN", lambda: secrets.token_urlsafe(32)),
+            "ZLH_ENGINE__URL": keep("ZLH_ENGINE__URL", lambda: f"http://127.0.0.1:{free_port()}/api"),
+            "ZLH_ENGINE__AUTH": keep("ZLH_ENGINE__AUTH", lambda: f"zlh:{secrets.token_urlsafe(24)}"),
+            "ZLH_AGENT__MASTER_SECRET": keep("ZLH_AGENT__MASTER_SECRET", lambda: secrets.token_urlsafe(32)),
+            "ZLH_AGENT__CA_DIR": str(self.dir / "ca"),
+            "ZLH_ANSIBLE__FORWARDING_SECRET": keep(
+                "ZLH_ANSIBLE__FORWARDING_SECRET", lambda: base64.urlsafe_b64encode(secrets.token_bytes(24)).decode()
+            ),
+            "ZLH_ANSIBLE__PROJECT_DIR": str(PROJECT),
+            "ZLH_ARTIFACTS__CACHE_FILE": str(self.dir / "catalog.json"),
+            "ZLH_WATCHDOG__STATE_FILE": str(self.dir / "watchdog.json"),
+        }
+
+    def _write_env(self, values: Mapping[str, str]) -> None:
+        scratch = self.env_file.with_suffix(".new")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("# Written by zlh up. Secrets: keep it 0600. Use it with ZLH_ENV_FILE.\n")
+            file.writelines(f"{key}={value}\n" for key, value in sorted(values.items()))
+        scratch.replace(self.env_file)
+
+    async def _seed_nodes(self) -> None:
+        """The simulated fleet's two nodes, with their templates."""
+        database = Database(self.settings.database.url.get_secret_value())
+        try:
+            async with database.write() as tx:
+                for name, first in (("pve1", 9000), ("pve2", 9010)):
+                    await nodes.put(
+                        tx,
+                        Node(
+                            name=name,
+                            memory_mb=65_536,
+                            disk_gb=1_000,
+                            cores=16,
+                            storage="local-lvm",
+                            bridge="vmbr0",
+                            templates={"fabric": first, "dev": first + 1},
+                            open=True,
+                        ),
+                    )
+        finally:
+            await database.close()
+
+    # -- processes -------------------------------------------------------------------------------------------------------------------
+
+    def _child(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, grace_s: float = 10.0) -> Child:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | {"ZLH_ENV_FILE": str(self.env_file)}
+        child = Child(name, argv, environ if env is None else env, self.dir / "logs" / f"{name}.log", PROJECT, grace_s)
+        self.children[name] = child
+        return child
+
+    def _zlh(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *arguments]
+
+    def start(self) -> None:
+        """Starts everything in order; raises with the end of the log of whatever did not come up."""
+        home, engine = self.dir / "prefect", self.settings.engine
+        home.mkdir(exist_ok=True)
+        self._child("prefect-server", engine_processes.server_argv(), engine_processes.server_env(home, engine)).start()
+        self._child("zlh-api", self._zlh("api")).start()
+        self._child("zlh-dispatch", self._zlh("dispatch")).start()
+        self._save()
+        asyncio.run(self._set_up_engine(home))
+        self.start_worker()
+        self._child("zlh-watchdog", self._zlh("watchdog", "--every", f"{self.settings.timing.sweep_s:g}")).start()
+        self._save()
+        self.require_alive()
+
+    def start_worker(self) -> Child:
+        """The worker of all queues, also after it was stopped."""
+        home, engine = self.dir / "prefect", self.settings.engine
+        env = engine_processes.worker_env(home, engine, {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")})
+        env = {**env, "ZLH_ENV_FILE": str(self.env_file)}
+        child = self._child("prefect-worker", engine_processes.worker_argv(engine, name=f"zlh-{os.getpid()}-{time.time():.0f}"), env)
+        child.start()
+        self._save()
+        return child
+
+    def _save(self) -> None:
+        self.register.write(list(self.children.values()))
+
+    async def _set_up_engine(self, home: Path) -> None:
+        await engine_setup.set_up(self.settings.engine, home, PROJECT / "prefect.yaml", interval_s=self.settings.timing.sweep_s)
+        await resume(self.settings.engine)
+
+    def require_alive(self) -> None:
+        """Raises ChildDied for the first child that ended."""
+        for child in self.children.values():
+            if not child.alive:
+                raise ChildDied(f"{child.name} ended", why=child.tail(), remedy=f"see {child.log}")
+
+    def stop(self, *, drain_s: float = 30.0) -> None:
+        """Drains the worker, then ends everything; twice is harmless."""
+        worker = self.children.get("prefect-worker")
+        if worker is not None and worker.alive and drain_s > 0:
+            self.say("draining: running operations may finish")
+            try:
+                asyncio.run(drain(self.settings.engine, drain_s))
+            except AutomationError as error:
+                self.say(f"not drained: {error}; interrupted operations are taken up again at the next start")
+        for name in ("zlh-watchdog", "prefect-worker", "zlh-dispatch", "zlh-api", "prefect-server"):
+            if name in self.children:
+                self.children[name].stop()
+        if self.fleet == "sim":
+            launch.down(self.dir / "lab")
+        self.register.remove()
+
+    def urls(self) -> list[str]:
+        """Where everything is, for a person."""
+        s = self.settings
+        return [
+            f"customers' API   http://{s.api.public_bind}",
+            f"control API      http://{s.api.control_bind}",
+            f"Prefect          {s.engine.url.removesuffix('/api')}  (login: ZLH_ENGINE__AUTH in {self.env_file})",
+            f"settings         ZLH_ENV_FILE={self.env_file}",
+            f"logs             {self.dir / 'logs'}",
+        ]

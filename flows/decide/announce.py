@@ -1,0 +1,82 @@
+"""Which events a plan causes, and how it reads in a log. Pure; the sweep writes the events to the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flows.domain.event import Event, EventKind
+from flows.domain.finding import OWN_ROUTE, Check, EpisodeChange, Finding, Plan, Transition
+
+#: Checks with a row of their own: event by severity, highest last.
+_OWN: Mapping[Check, tuple[tuple[int, EventKind], ...]] = {
+    Check.BACKUP_MISSED: ((1, EventKind.BACKUP_MISSED), (2, EventKind.BACKUP_MISSED_TWICE)),
+    Check.SOURCE_UNKNOWN: ((1, EventKind.SOURCE_UNKNOWN), (3, EventKind.SOURCE_UNKNOWN_LONG)),
+    Check.HOST_DOWN: ((1, EventKind.HOST_DOWN),),
+    Check.SOURCE_DRIFT: ((1, EventKind.SOURCE_DRIFT),),
+    Check.QUEUE_STALLED: ((1, EventKind.QUEUE_STALLED),),
+    Check.LEASE_ABANDONED: ((1, EventKind.LEASE_ABANDONED),),
+}
+_OF: Mapping[Transition, EventKind] = {
+    Transition.ESCALATED: EventKind.EPISODE_ESCALATED,
+    Transition.RECALLED: EventKind.EPISODE_RECALLED,
+    Transition.CLOSED: EventKind.EPISODE_OVER,
+}
+
+
+def own_kind(check: Check, severity: int) -> EventKind:
+    """The routing row of a check that has one, at this severity."""
+    return [kind for least, kind in _OWN[check] if severity >= least][-1]
+
+
+def events(plan: Plan, now: int) -> tuple[Event, ...]:
+    """One event per announced transition."""
+    return tuple(_event(change, now) for change in plan.changes if change.announce)
+
+
+def _event(change: EpisodeChange, now: int) -> Event:
+    check = Check(change.key.partition("/")[0])
+    severity = change.finding.severity if change.finding else change.episode.severity if change.episode else 1
+    summary = change.finding.summary if change.finding else change.episode.summary if change.episode else change.key
+    announced = own_kind(check, severity) if check in OWN_ROUTE else EventKind.EPISODE_ESCALATED
+    kind = _OF.get(change.transition, announced)
+    if check in OWN_ROUTE and change.transition is not Transition.CLOSED and change.transition is not Transition.RECALLED:
+        kind = announced
+    over = change.transition is Transition.CLOSED
+    return Event(
+        kind,
+        key=f"{change.transition}/{change.key}/{now}"[:200],
+        what=f"over: {summary}" if over else summary,
+        where=_where(change),
+        done="it is over" if over else _done(change),
+        next="" if over else "recalled daily while it lasts",
+        command="" if over or change.finding is None else change.finding.remedy,
+        over_of=announced if over else None,
+        failed=not over,
+    )
+
+
+def _where(change: EpisodeChange) -> str:
+    finding: Finding | None = change.finding
+    if finding is None:
+        return change.key.partition("/")[2]
+    return finding.subject if finding.host is None else f"{finding.subject} on {finding.host}"
+
+
+def _done(change: EpisodeChange) -> str:
+    return {
+        "level_disabled": "not repaired: this level is off",
+        "breaker_open": "not repaired: the breaker is open",
+        "awaiting_review": "waits for a person's approval",
+        "no_repair": "automation has no repair for this",
+        "repairing": "being repaired",
+    }.get(change.reason, f"not repaired: {change.reason}")
+
+
+def lines(plan: Plan) -> Iterable[str]:
+    """The plan as a log reads it: what is done, what is left alone and why, what could not be judged."""
+    for repair in plan.repairs:
+        yield f"{repair.finding.key}: {repair.finding.summary} → {repair.action}"
+    for rest in plan.suppressed:
+        yield f"{rest.finding.key}: {rest.finding.summary} → left alone: {rest.reason}{f' ({rest.detail})' if rest.detail else ''}"
+    for check, why in plan.skipped.items():
+        yield f"{check} not judged: {why}"

@@ -1,0 +1,23 @@
+"""Flow ``digest``: the day in one message."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows import bootstrap
+from flows.report import digest as report
+from flows.running import say
+from flows.settings import load
+
+
+@flow(name="digest", flow_run_name="digest", persist_result=False)
+async def digest() -> str:
+    """Fleet health, repairs, backups, queues, open breakers and pending reviews go to system-health."""
+    settings = load()
+    database = bootstrap.database(settings)
+    try:
+        event = await report.send(database, bootstrap.router(settings))
+    finally:
+        await database.close()
+    say()(event.what)
+    return event.key

@@ -1,0 +1,14 @@
+"""Flow ``operate``: start, stop and restart."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import Attempt, Generation, OperationId
+from flows.running import carry
+
+
+@flow(name="operate", flow_run_name="operate-{operation_id}-{attempt}", persist_result=False)
+async def operate(operation_id: OperationId, attempt: Attempt, generation: Generation) -> str:
+    """Carries one attempt of a start, stop or restart."""
+    return await carry(operation_id, attempt, generation)
