@@ -1,0 +1,74 @@
+"""Who may sweep: one row, taken by compare-and-set, fenced by an epoch that only ever grows.
+
+Called by the ``reconcile`` flow: ``begin`` before anything else, ``renew`` every few seconds, ``end`` in the last act.
+Every writing transaction between them is ``database.write(epoch=…)``, which locks the row and refuses a superseded epoch.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, case, insert, or_, select, update
+
+from flows.errors import Conflict, Fenced
+from flows.state import tables as t
+from flows.state.database import Database, Tx
+
+NAME = "reconcile"
+
+
+async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
+    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps.
+
+    The epoch is max(previous + 1, database time in ms): a restored database cannot count backwards.
+    """
+    try:
+        async with db.write() as tx:
+            return await _take(tx, holder, ttl_ms)
+    except Conflict:  # the row was missing, and another sweep created it in the same moment
+        return None
+
+
+async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
+    row = t.epochs.c
+    taken = await tx.execute(
+        update(t.epochs)
+        .where(row.name == NAME, or_(row.holder.is_(None), row.expires_at < tx.now))
+        .values(epoch=case((row.epoch + 1 > tx.now, row.epoch + 1), else_=tx.now), holder=holder, expires_at=tx.now + ttl_ms)
+    )
+    epoch: int | None = (await tx.execute(select(row.epoch).where(row.name == NAME))).scalar_one_or_none()
+    if taken.rowcount == 1:
+        return epoch
+    if epoch is None:
+        await tx.execute(insert(t.epochs).values(name=NAME, epoch=tx.now, holder=holder, expires_at=tx.now + ttl_ms))
+        return tx.now
+    return None
+
+
+async def renew(db: Database, epoch: int, holder: str, ttl_ms: int) -> None:
+    """Pushes the expiry to ``ttl_ms`` from now. Raises Fenced if the row is somebody else's: stop before the next act."""
+    async with db.write() as tx:
+        done = await tx.execute(update(t.epochs).where(*_ours(epoch, holder)).values(expires_at=tx.now + ttl_ms))
+        if done.rowcount != 1:
+            raise await _fenced(tx, epoch)
+
+
+async def end(db: Database, epoch: int, holder: str) -> None:
+    """Gives the row back. Raises Fenced if it is somebody else's already."""
+    async with db.write() as tx:
+        done = await tx.execute(update(t.epochs).where(*_ours(epoch, holder)).values(holder=None, expires_at=tx.now))
+        if done.rowcount != 1:
+            raise await _fenced(tx, epoch)
+
+
+async def current(tx: Tx) -> tuple[int, str | None, int] | None:
+    """``(epoch, holder, expires_at)`` of the row, None before the first sweep."""
+    row = (await tx.execute(select(t.epochs.c.epoch, t.epochs.c.holder, t.epochs.c.expires_at).where(t.epochs.c.name == NAME))).one_or_none()
+    return None if row is None else (row.epoch, row.holder, row.expires_at)
+
+
+def _ours(epoch: int, holder: str) -> tuple[ColumnElement[bool], ...]:
+    return (t.epochs.c.name == NAME, t.epochs.c.epoch == epoch, t.epochs.c.holder == holder)
+
+
+async def _fenced(tx: Tx, epoch: int) -> Fenced:
+    row = await current(tx)
+    return Fenced("sweep", why=f"epoch {epoch} was superseded by {row[0] if row else 'none'}")
