@@ -10,7 +10,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flows.clients.engine import PAGE, PrefectEngine
+from flows.clients.engine import PrefectEngine
+from flows.clients.engine_api import PAGE
 from flows.errors import BadAnswer, BadInput, Busy, Conflict, NotFound, Unauthorized, Unproven, Unreachable
 from flows.settings import EngineSettings
 
@@ -49,7 +50,7 @@ def peer() -> Peer:
 
 @pytest.fixture
 async def engine(peer: Peer) -> Any:
-    settings = EngineSettings(url="http://127.0.0.1:4200/api/", auth=SecretStr("zlh:geheim"), timeout_s=2.0)
+    settings = EngineSettings(url="http://127.0.0.1:4200/api/", auth=SecretStr("zlh:geheim"), timeout_s=0.5)
     client = PrefectEngine(settings, transport=httpx.MockTransport(peer))
     yield client
     await client.close()
@@ -65,7 +66,7 @@ async def test_submits_with_key_queue_and_credential(engine: PrefectEngine, peer
     assert body["idempotency_key"] == "7:op-1:1"
     assert body["work_queue_name"] == "provisioning"
     assert body["parameters"] == {"operation_id": "op-1", "attempt": 1, "generation": 7}
-    assert "operation_id:op-1" in body["tags"]
+    assert "operation:op-1" in body["tags"]
     assert all(r.headers["Authorization"].startswith("Basic ") for r in peer.requests)
 
 
