@@ -96,6 +96,7 @@ class Finding:
     evidence: Mapping[str, object] = field(default_factory=dict)
     remedy: str = ""
     severity: int = 1  # grows where the routing table has steps: backup missed 1, 2; source unknown 1, 3
+    not_before: int | None = None  # back-off: the repair waits until then
 
     @property
     def key(self) -> str:
@@ -134,6 +135,9 @@ class EpisodeRow:
     escalated_at: int | None = None
     recalled_at: int | None = None
     summary: str = ""
+    remedy: str = ""
+    evidence: Mapping[str, object] = field(default_factory=dict)
+    closed_at: int | None = None
 
     @property
     def key(self) -> str:
@@ -155,6 +159,9 @@ class RepairRow:
     intent_at: int
     outcome: Outcome | None = None
     outcome_at: int | None = None
+    episode_id: str | None = None
+    operation_id: str | None = None
+    detail: str = ""
 
 
 class BrakeScope(StrEnum):
@@ -240,4 +247,5 @@ class Policy:
     player_address: str = ""
     player_port: int = 25565
     game_domain: str = ""
+    record_ttl_s: int = 60
     our_user: str = ""

@@ -1,0 +1,173 @@
+"""Repairs: an intent before every effect, one outcome after it. Called by ``act`` alone; read by deciding, listings and the digest.
+
+An intent counts against its breaker from the moment it is written. Its outcome is written once, never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import and_, exists, func, insert, or_, select, update
+
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, Outcome, Repair, RepairRow
+from flows.domain.lease import Lease
+from flows.domain.operation import LIVE_STATES
+from flows.state import audit, epochs
+from flows.state import tables as t
+from flows.state.database import Tx
+from flows.state.episodes import ACTOR
+from flows.state.ids import new_id
+
+#: Outcomes that count as a failed repair.
+FAILURES = frozenset({Outcome.FAILED, Outcome.UNVERIFIED})
+_R = t.repairs.c
+
+
+async def intent(
+    tx: Tx, repair: Repair, epoch: int, *, lease: Lease | None = None, operation_id: str | None = None, counted: bool | None = None
+) -> str:
+    """Writes that a repair is about to begin, and its audit line. Returns the repair's id.
+
+    ``counted`` None: by the action. Withdrawals and repairs of operations never count against a breaker.
+    """
+    finding = repair.finding
+    repair_id = new_id()
+    if counted is None:
+        counted = repair.action not in WITHDRAWALS and repair.action not in OPERATION_ACTIONS
+    await tx.execute(
+        insert(t.repairs).values(
+            id=repair_id,
+            episode_id=select(t.episodes.c.id).where(t.episodes.c.open_key == finding.key).scalar_subquery(),
+            check=finding.check.value,
+            action=repair.action.value,
+            subject=finding.subject,
+            server_id=finding.server_id,
+            host=finding.host,
+            level=finding.level,
+            counted=counted,
+            epoch=epoch,
+            lease_subject=None if lease is None else lease.subject,
+            lease_token=None if lease is None else lease.token,
+            operation_id=operation_id,
+            intent_at=tx.now,
+            detail="",
+        )
+    )
+    await audit.append(
+        tx,
+        ACTOR,
+        f"repair.{repair.action.value}",
+        finding.subject,
+        server_id=finding.server_id,
+        operation_id=operation_id,
+        detail={"repair": repair_id, "summary": finding.summary, "level": finding.level, "epoch": epoch},
+    )
+    return repair_id
+
+
+async def outcome(tx: Tx, repair_id: str, result: Outcome, detail: str = "") -> bool:
+    """Writes how it ended, with its audit line. False: it has an outcome already, which stays as it is."""
+    done = await tx.execute(
+        update(t.repairs).where(_R.id == repair_id, _R.outcome.is_(None)).values(outcome=result.value, outcome_at=tx.now, detail=detail)
+    )
+    if done.rowcount != 1:
+        return False
+    row = (await tx.execute(select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == repair_id))).one()
+    await audit.append(
+        tx,
+        ACTOR,
+        f"repair.{result.value}",
+        row.subject,
+        server_id=row.server_id,
+        operation_id=row.operation_id,
+        detail={"repair": repair_id, "action": row.action, "detail": detail[:1_000]},
+    )
+    return True
+
+
+async def opens_breaker(tx: Tx, repair_id: str, attempts: int, window_ms: int) -> bool:
+    """Whether this failed repair is the one that opens its subject's breaker: the ``attempts``-th failed one within the window.
+    Call it right after :func:`outcome`: True once per opening, so that its alert is raised once."""
+    this = (await tx.execute(select(t.repairs).where(_R.id == repair_id))).one_or_none()
+    if this is None or not this.counted or this.outcome not in {o.value for o in FAILURES}:
+        return False
+    same = _R.server_id == this.server_id if this.server_id is not None else and_(_R.subject == this.subject, _R.server_id.is_(None))
+    query = select(_R.outcome).where(same, _R.counted.is_(True), _R.intent_at > tx.now - window_ms)
+    outcomes = (await tx.execute(query)).scalars().all()
+    return sum(found in {o.value for o in FAILURES} for found in outcomes) == attempts
+
+
+async def close_abandoned(tx: Tx) -> list[RepairRow]:
+    """Closes as ``unverified`` every intent whose actor is gone: its lease has expired or passed on, its operation, if any, has ended,
+    and its sweep is not the one that holds the epoch. They count. Returns what was closed."""
+    held = await epochs.current(tx)
+    at_work = None if held is None or held[1] is None or held[2] < tx.now else held[0]
+    lease, operation = t.leases.c, t.operations.c
+    leased = exists().where(lease.subject == _R.lease_subject, lease.token == _R.lease_token, lease.holder.is_not(None), lease.expires_at > tx.now)
+    running = exists().where(operation.id == _R.operation_id, operation.state.in_([s.value for s in LIVE_STATES]))
+    query = select(t.repairs).where(_R.outcome.is_(None), ~leased, ~running)
+    if at_work is not None:
+        query = query.where(_R.epoch != at_work)
+    rows = [to_repair(row) for row in await tx.execute(query)]
+    for row in rows:
+        await outcome(tx, row.id, Outcome.UNVERIFIED, "its actor ended before it wrote an outcome")
+    return rows
+
+
+async def recent(tx: Tx, since: int) -> list[RepairRow]:
+    """Those begun after ``since`` (ms), and all that have no outcome yet; oldest first."""
+    query = select(t.repairs).where(or_(_R.intent_at > since, _R.outcome.is_(None))).order_by(_R.intent_at, _R.id)
+    return [to_repair(row) for row in await tx.execute(query)]
+
+
+async def unfinished(tx: Tx) -> list[RepairRow]:
+    """Intents without an outcome, oldest first."""
+    return [to_repair(row) for row in await tx.execute(select(t.repairs).where(_R.outcome.is_(None)).order_by(_R.intent_at, _R.id))]
+
+
+async def get(tx: Tx, repair_id: str) -> RepairRow | None:
+    row = (await tx.execute(select(t.repairs).where(_R.id == repair_id))).one_or_none()
+    return None if row is None else to_repair(row)
+
+
+async def list_(
+    tx: Tx, *, server_id: str | None = None, outcome: Outcome | None = None, since: int | None = None, limit: int | None = None
+) -> list[RepairRow]:
+    """Newest first; ``since`` in ms, by intent."""
+    query = select(t.repairs).order_by(_R.intent_at.desc(), _R.id.desc())
+    if server_id is not None:
+        query = query.where(_R.server_id == server_id)
+    if outcome is not None:
+        query = query.where(_R.outcome == outcome.value)
+    if since is not None:
+        query = query.where(_R.intent_at >= since)
+    if limit is not None:
+        query = query.limit(limit)
+    return [to_repair(row) for row in await tx.execute(query)]
+
+
+async def counts(tx: Tx, since: int) -> dict[str, int]:
+    """How many repairs begun since (ms) ended how; ``unfinished`` for those that have not."""
+    rows: Sequence[Any] = (await tx.execute(select(_R.outcome, func.count()).where(_R.intent_at >= since).group_by(_R.outcome))).all()
+    return {row[0] or "unfinished": int(row[1]) for row in rows}
+
+
+def to_repair(row: Any) -> RepairRow:
+    """A row of the table as the domain knows it."""
+    return RepairRow(
+        id=row.id,
+        check=Check(row.check),
+        action=Action(row.action),
+        subject=row.subject,
+        server_id=row.server_id,
+        host=row.host,
+        level=row.level,
+        counted=row.counted,
+        intent_at=row.intent_at,
+        outcome=None if row.outcome is None else Outcome(row.outcome),
+        outcome_at=row.outcome_at,
+        episode_id=row.episode_id,
+        operation_id=row.operation_id,
+        detail=row.detail,
+    )
