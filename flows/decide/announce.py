@@ -30,7 +30,7 @@ def own_kind(check: Check, severity: int) -> EventKind:
 
 def events(plan: Plan, now: int) -> tuple[Event, ...]:
     """One event per announced transition."""
-    return tuple(_event(change, now) for change in plan.changes if change.announce)
+    return tuple(_event(change, now) for change in plan.changes if change.announce and not change.told)
 
 
 def _event(change: EpisodeChange, now: int) -> Event:

@@ -196,7 +196,8 @@ class Transition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeChange:
-    """``finding`` is None for a close. ``announce`` says whether the routing table hears of it."""
+    """``finding`` is None for a close. ``announce`` says whether people hear of it; ``told`` that another event, the opened breaker's,
+    has told them already."""
 
     transition: Transition
     key: str
@@ -204,6 +205,7 @@ class EpisodeChange:
     episode: EpisodeRow | None
     reason: str
     announce: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

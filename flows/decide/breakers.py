@@ -1,0 +1,67 @@
+"""Circuit breakers: 3 counted repair attempts per server per rolling hour, by the intents that were written. Pure.
+
+Withdrawals neither count nor are blocked, but stop at 12 an hour per subject. A bulk repair counts against its source, 3 an hour.
+Repairs of operations are counted by the operation's own attempts. ``act`` asks :func:`counts` when it writes an intent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Finding, Outcome, Policy, RepairRow
+from flows.domain.snapshot import Fleet
+
+#: Repairs of a whole source at once.
+BULK = frozenset({Action.REHYDRATE_PROXY})
+#: The withdrawals' limit is per hour, whatever the breaker's window.
+_HOUR_MS = 3_600_000
+
+
+def counts(action: Action) -> bool:
+    """Whether an attempt of this action counts against its server's breaker."""
+    return action not in WITHDRAWALS and action not in OPERATION_ACTIONS and action not in BULK
+
+
+class Breakers:
+    """The last hour's repairs, counted once per sweep."""
+
+    def __init__(self, fleet: Fleet, policy: Policy, now: int) -> None:
+        self._policy = policy
+        self._unacknowledged = fleet.unacknowledged
+        self._counted: dict[str, list[RepairRow]] = {}
+        for row in fleet.repairs:
+            if row.counted and row.server_id is not None and row.intent_at > now - policy.breaker_window_ms:
+                self._counted.setdefault(row.server_id, []).append(row)
+        self._bulk = Counter(r.subject for r in fleet.repairs if r.action in BULK and r.intent_at > now - _HOUR_MS)
+        self._withdrawals = Counter(r.subject for r in fleet.repairs if r.action in WITHDRAWALS and r.intent_at > now - _HOUR_MS)
+
+    def attempts(self, server_id: str) -> int:
+        """Counted attempts of the rolling window."""
+        return len(self._counted.get(server_id, ()))
+
+    def is_open(self, server_id: str) -> bool:
+        return self.attempts(server_id) >= self._policy.breaker_attempts or server_id in self._unacknowledged
+
+    def blocks(self, finding: Finding) -> str:
+        """Why a breaker forbids the finding's repair, in words; empty if none does."""
+        action = finding.action
+        if action is None or action in WITHDRAWALS or action in OPERATION_ACTIONS:
+            return ""
+        if action in BULK:
+            done = self._bulk[finding.subject]
+            return f"{done} bulk repairs within the hour" if done >= self._policy.bulk_per_hour else ""
+        if finding.server_id is None or not self.is_open(finding.server_id):
+            return ""
+        if finding.server_id in self._unacknowledged:
+            return "until an admin acknowledges the last destructive candidate"
+        return f"{self.attempts(finding.server_id)} attempts within the hour"
+
+    def exhausted_withdrawals(self, finding: Finding) -> bool:
+        return finding.action in WITHDRAWALS and self._withdrawals[finding.subject] >= self._policy.withdrawals_per_hour
+
+    def announced(self, finding: Finding) -> bool:
+        """Whether the failure that opened the server's breaker raised its own alert. In doubt (nobody saw the last attempt end) not:
+        rather told twice than never."""
+        rows = self._counted.get(finding.server_id or "", [])
+        failures = sum(1 for r in rows if r.outcome in (Outcome.FAILED, Outcome.UNVERIFIED))
+        return failures >= self._policy.breaker_attempts and max(rows, key=lambda r: (r.intent_at, r.id)).outcome is Outcome.FAILED

@@ -1,0 +1,85 @@
+"""``host_down``: a node is offline, or more than half of its containers (at least 3) turned unreachable together.
+
+One incident; while it stands, that node's per-server findings are correlated. Counted are servers whose container Proxmox says runs
+and whose agent was asked; an agent that answers without being believed is reachable. *Together*: their silence began within
+``confirm_sweeps`` sweeps of each other; an incident that is open already need not prove that again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flows.decide.sightings import container_running, distrusted, observation_of
+from flows.domain.finding import Check, Finding, Policy
+from flows.domain.known import Known, Unknown
+from flows.domain.snapshot import Snapshot
+
+SOURCES = frozenset({"database", "proxmox", "agents"})
+
+
+def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
+    if not isinstance(snapshot.proxmox, Known):
+        return
+    online = snapshot.proxmox.value.nodes_online
+    silent = _silent(snapshot)
+    for node in sorted({*online, *silent}):
+        if online.get(node) is False:
+            yield _finding(node, "Proxmox reports the node offline", {"cause": "offline"}, confirmed=True)
+            continue
+        misses = sorted(silent.get(node, ()))
+        if len(misses) < policy.host_down_min:
+            continue
+        asked = _asked(snapshot, node)
+        if f"{Check.HOST_DOWN}/host:{node}" not in snapshot.fleet.episodes:
+            misses = _together(misses, policy.confirm_sweeps)
+        if len(misses) >= policy.host_down_min and len(misses) > asked * policy.host_down_fraction:
+            evidence = {"cause": "agents", "unreachable": len(misses), "asked": asked}
+            yield _finding(node, "more than half of its containers do not answer", evidence, confirmed=misses[0] >= policy.confirm_sweeps)
+
+
+def _finding(node: str, why: str, evidence: dict[str, object], *, confirmed: bool) -> Finding:
+    return Finding(
+        check=Check.HOST_DOWN,
+        subject=f"host:{node}",
+        summary=f"host {node}: {why}",
+        level=0,
+        host=node,
+        confirmed=confirmed,
+        sources=SOURCES,
+        evidence=evidence,
+        remedy=f"zlh hosts show {node}",
+    )
+
+
+def _silent(snapshot: Snapshot) -> dict[str, list[int]]:
+    """Node → misses (this sweep's included) of its servers that run and do not answer."""
+    found: dict[str, list[int]] = {}
+    for server_id, answer in snapshot.agents.items():
+        if isinstance(answer, Unknown) and container_running(snapshot, server_id) and not distrusted(snapshot, server_id):
+            seen = observation_of(snapshot, server_id)
+            found.setdefault(snapshot.fleet.servers[server_id].node, []).append(seen.misses if seen else 1)
+    return found
+
+
+def _asked(snapshot: Snapshot, node: str) -> int:
+    servers = snapshot.fleet.servers
+    return sum(1 for i in snapshot.agents if i in servers and servers[i].node == node and container_running(snapshot, i))
+
+
+def _together(misses: list[int], within: int) -> list[int]:
+    """The largest group of sorted values no more than ``within`` apart; of equals, the latest to fall silent."""
+    best: list[int] = []
+    start = 0
+    for end in range(len(misses)):
+        while misses[end] - misses[start] > within:
+            start += 1
+        if end + 1 - start > len(best):
+            best = misses[start : end + 1]
+    return best
+
+
+def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:
+    node = subject.removeprefix("host:")
+    if not isinstance(snapshot.proxmox, Known):
+        return "Proxmox is unknown"
+    return "" if node in snapshot.proxmox.value.nodes_online else "Proxmox does not list the node"

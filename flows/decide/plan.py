@@ -1,0 +1,73 @@
+"""``decide(snapshot, policy) -> Plan``: what one sweep does, in order, and what it leaves alone and why. Pure: no clock, no I/O, no chance.
+
+Called by the sweep, by ``zlh explain`` and by dry runs. Promises: every finding ends as exactly one repair or one suppression; nothing is
+derived from an unknown source; the same facts give the same plan, in whatever order they were listed.
+"""
+
+from __future__ import annotations
+
+from flows.decide import episodes, limits
+from flows.decide.breakers import Breakers
+from flows.decide.checks import source_drift
+from flows.decide.checks.registry import CHECKS
+from flows.decide.correlation import Correlation
+from flows.decide.verdict import Judge
+from flows.domain.finding import Check, EpisodeRow, Finding, Plan, Policy, Reason, Repair, Suppressed
+from flows.domain.snapshot import Snapshot
+
+
+def decide(snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan for this snapshot. ``snapshot.now`` is the only clock."""
+    findings, skipped = find(snapshot, policy)
+    open_ = {e.key: e for e in snapshot.fleet.episodes.values()}
+    breakers = Breakers(snapshot.fleet, policy, snapshot.now)
+    judge = Judge(snapshot, policy, breakers, Correlation(findings))
+
+    eligible: list[Finding] = []
+    suppressed: list[Suppressed] = []
+    for finding in findings:
+        verdict = judge.suppression(finding)
+        if verdict is None:
+            eligible.append(finding)
+        else:
+            suppressed.append(verdict)
+
+    waits = limits.select(eligible, snapshot.fleet.repairs, {k: e.opened_at for k, e in open_.items()}, policy)
+    repairs: list[Repair] = []
+    for finding in sorted(eligible, key=limits.place):
+        if waits[finding.key]:
+            suppressed.append(Suppressed(finding, Reason.RATE_LIMITED, waits[finding.key]))
+        else:
+            assert finding.action is not None
+            repairs.append(Repair(finding, finding.action))
+    suppressed.sort(key=lambda s: s.finding.key)
+
+    verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING) for r in repairs]
+    verdicts += [
+        episodes.Verdict(s.finding, s.reason.value, told=s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding)) for s in suppressed
+    ]
+    changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
+    return Plan(tuple(repairs), tuple(suppressed), changes, skipped)
+
+
+def find(snapshot: Snapshot, policy: Policy) -> tuple[list[Finding], dict[str, str]]:
+    """Every finding, by key, and the checks that could not run, with the reason. Incidents of whole sources included."""
+    found: dict[str, Finding] = {}
+    skipped: dict[str, str] = {}
+    for check, spec in CHECKS.items():
+        if check is Check.SOURCE_DRIFT:
+            continue
+        why = spec.skipped(snapshot)
+        if why:
+            skipped[check.value] = why
+            continue
+        for finding in spec.find(snapshot, policy):
+            found.setdefault(finding.key, finding)
+    for finding in source_drift.among(list(found.values()), snapshot, policy):
+        found[finding.key] = finding
+    return [found[key] for key in sorted(found)], skipped
+
+
+def unproven(snapshot: Snapshot, policy: Policy, episode: EpisodeRow, skipped: dict[str, str]) -> str:
+    """Why an episode without a finding is not over; empty if it is."""
+    return skipped.get(episode.check.value, "") or CHECKS[episode.check].unproven(snapshot, policy, episode.subject)

@@ -1,0 +1,151 @@
+"""From one snapshot to what the next sweep must remember: observations of servers, sightings of stale entries, how sources answered.
+
+The sweep stores what these functions return; the checks read the same values, so that a sweep decides on what it is about to store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flows.decide import stale
+from flows.domain.agent import AgentStatus, Observation, WorkloadState
+from flows.domain.finding import Policy
+from flows.domain.known import Known, Unknown
+from flows.domain.snapshot import Snapshot, SourceFact
+
+#: Reason of an observation whose agent answered and cannot be believed begins with this.
+DISTRUSTED = "distrusted:"
+_REASON_LENGTH = 255
+
+
+def source_of(snapshot: Snapshot, name: str) -> Known[Any] | Unknown | None:
+    """The answer of a source that is known or unknown as a whole; None for those that are not (database, agents)."""
+    answers: Mapping[str, Known[Any] | Unknown] = {
+        "proxmox": snapshot.proxmox,
+        "proxy": snapshot.proxy,
+        "dns": snapshot.dns,
+        "engine": snapshot.engine,
+    }
+    return answers.get(name)
+
+
+#: Sources that answer as a whole.
+WHOLE_SOURCES = ("proxmox", "proxy", "dns", "engine")
+
+
+def distrusted(snapshot: Snapshot, server_id: str) -> str:
+    """Why the agent's answer cannot be believed; empty where there is no such reason. Such an agent is reachable."""
+    answer = snapshot.agents.get(server_id)
+    if isinstance(answer, Unknown) and answer.reason.startswith(DISTRUSTED):
+        return answer.reason.removeprefix(DISTRUSTED).strip() or "no reason given"
+    return snapshot.distrusted.get(server_id, "").removeprefix(DISTRUSTED).strip()
+
+
+def container_stopped(snapshot: Snapshot, server_id: str) -> bool:
+    """Proof, by Proxmox, that nothing can be running there. An unknown Proxmox, a doubted VMID or a missing container proves nothing."""
+    server = snapshot.fleet.servers.get(server_id)
+    if server is None or not isinstance(snapshot.proxmox, Known):
+        return False
+    view = snapshot.proxmox.value
+    container = view.containers.get(server.vmid)
+    return container is not None and container.status == "stopped" and not container.template and server.vmid not in view.duplicate_vmids
+
+
+def container_running(snapshot: Snapshot, server_id: str) -> bool:
+    """Whether Proxmox is known to say that the container runs."""
+    server = snapshot.fleet.servers.get(server_id)
+    if server is None or not isinstance(snapshot.proxmox, Known):
+        return False
+    container = snapshot.proxmox.value.containers.get(server.vmid)
+    return container is not None and container.status == "running"
+
+
+def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
+    """What is known of a server now: the agent's answer; else a stopped container, which is proof of *not ready*; else no answer, which
+    proves nothing; for a server that was not asked, what was stored before (``domain.readiness`` judges its age)."""
+    answer, before = snapshot.agents.get(server_id), snapshot.fleet.observations.get(server_id)
+    if isinstance(answer, Known):
+        return _answered(snapshot.now, server_id, answer.value, before)
+    if container_stopped(snapshot, server_id):
+        return Observation(
+            server_id=server_id,
+            at=snapshot.now,
+            reachable=False,
+            ready=False,
+            state=WorkloadState.STOPPED,
+            unready=(before.unready if before else 0) + 1,
+            provisioning_complete=before.provisioning_complete if before else None,
+            last_crash=before.last_crash if before else None,
+            reason="its container is stopped",
+        )
+    if answer is None:
+        return before
+    return Observation(
+        server_id=server_id,
+        at=snapshot.now,
+        reachable=False,
+        ready=None,
+        state=None,
+        misses=(before.misses if before else 0) + 1,
+        unready=before.unready if before else 0,
+        last_crash=before.last_crash if before else None,
+        reason=answer.reason[:_REASON_LENGTH],
+    )
+
+
+def _answered(now: int, server_id: str, status: AgentStatus, before: Observation | None) -> Observation:
+    return Observation(
+        server_id=server_id,
+        at=now,
+        reachable=True,
+        ready=status.ready,
+        state=status.state,
+        unready=0 if status.ready else (before.unready if before else 0) + 1,
+        operation=status.operation,
+        players=status.players,
+        provisioning_complete=status.provisioning_complete,
+        last_crash=status.last_crash,
+    )
+
+
+def observations(snapshot: Snapshot) -> tuple[Observation, ...]:
+    """The next observations, in the order of server ids: of every server that was asked, and of those whose container is stopped."""
+    ids = set(snapshot.agents) & set(snapshot.fleet.servers)
+    ids.update(i for i in snapshot.fleet.servers if i not in snapshot.agents and container_stopped(snapshot, i))
+    found = (observation_of(snapshot, i) for i in sorted(ids))
+    return tuple(o for o in found if o is not None)
+
+
+def sightings(snapshot: Snapshot, policy: Policy) -> Mapping[str, int]:
+    """The next count of consecutive sweeps per stale entry that the database does not know. An unknown source neither adds nor resets.
+    Counts stop at ``confirm_sweeps``, so that a lasting entry changes no row."""
+    before = snapshot.fleet.sightings
+    after = {key: min(before.get(key, 0) + 1, policy.confirm_sweeps) for key in _seen(snapshot, policy)}
+    if not isinstance(snapshot.proxy, Known):
+        after.update({k: n for k, n in before.items() if k.startswith("proxy:")})
+    if not isinstance(snapshot.dns, Known):
+        after.update({k: n for k, n in before.items() if k.startswith("dns:")})
+    return dict(sorted(after.items()))
+
+
+def _seen(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    for entry in (*stale.registrations(snapshot), *stale.names(snapshot, policy)):
+        if entry.needs_sightings:
+            yield entry.subject
+
+
+def sources(snapshot: Snapshot) -> tuple[SourceFact, ...]:
+    """How each source answered, this sweep included. ``since`` is the time of its last change between known and unknown."""
+    facts = [_fact(snapshot, "database", None)]
+    for name in WHOLE_SOURCES:
+        answer = source_of(snapshot, name)
+        facts.append(_fact(snapshot, name, answer.reason if isinstance(answer, Unknown) else None))
+    return tuple(facts)
+
+
+def _fact(snapshot: Snapshot, name: str, reason: str | None) -> SourceFact:
+    before = snapshot.fleet.sources.get(name)
+    misses = 0 if reason is None else (before.misses if before else 0) + 1
+    same = before is not None and (before.misses > 0) == (misses > 0)
+    return SourceFact(name, misses, before.since if before is not None and same else snapshot.now, (reason or "")[:_REASON_LENGTH])
