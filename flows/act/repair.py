@@ -17,13 +17,17 @@ from flows.act.repairs import operations as operation_repairs
 from flows.act.repairs.base import RepairContext
 from flows.act.repairs.registry import HANDLERS
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OPERATION_ACTIONS, Outcome, Repair
+from flows.domain.finding import OPERATION_ACTIONS, Action, Outcome, Repair
 from flows.domain.lease import Lease, LeaseKind
+from flows.domain.operation import engine_key
 from flows.errors import AutomationError, Busy, Fenced
-from flows.state import leases, outbox, repairs
+from flows.state import control, leases, outbox, repairs
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
+
+#: Repairs after which the attempt's run, if any, is over for good.
+_ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK, Action.NEXT_ATTEMPT})
 
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
@@ -68,8 +72,23 @@ async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome:
         outcome = Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
         await repairs.outcome(tx, repair_id, outcome, "")
         await _announce(deps, tx, repair, repair_id, outcome, "")
+        generation = await control.generation(tx)
     await deps.boundary(f"repair:{repair.action}:effect")
+    attempt = repair.finding.evidence.get("attempt")
+    if outcome is Outcome.REPAIRED and repair.action in _ENDS_RUN and isinstance(attempt, int) and repair.finding.operation_id is not None:
+        await _end_run(deps, engine_key(generation, repair.finding.operation_id, attempt))
     return outcome
+
+
+async def _end_run(deps: Deps, key: str) -> None:
+    """Tells the engine that a run is dead whose lease we revoked: it would hold its queue's slot for minutes. Fenced already, it can do
+    nothing more; so an engine that does not answer only costs time."""
+    try:
+        for run in (await deps.engine.runs([key])).values():
+            if not run.finished:
+                await deps.engine.give_up(run.id, "its lease expired; zlh took the operation over")
+    except AutomationError as error:
+        log.warning("the engine could not be told", key=key, error=str(error))
 
 
 async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] | None:

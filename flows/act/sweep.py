@@ -146,7 +146,7 @@ class _Sweep:
         async with self.deps.database.write(epoch=self.epoch) as tx:
             await observations.upsert(tx, next_observations(snapshot))
             await sources.upsert(tx, next_sources(snapshot), next_sightings(snapshot, policy))
-            await episodes.apply(tx, plan.changes)
+            await episodes.apply(tx, plan.changes, seen={finding.key for finding in plan.findings})
             for event in announce.events(plan, snapshot.now):
                 await outbox.put(tx, event, self.deps.route(event, tx.now))
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from flows.cli.children import Child, ChildDied, Register
 from flows.cli.drain import drain, resume
-from flows.clients import engine_processes, engine_setup
+from flows.clients import engine_processes
+from flows.clients.engine_setup import EngineSetup
 from flows.domain.node import Node
 from flows.errors import AutomationError
 from flows.lab import launch
@@ -188,7 +189,11 @@ class Stack:
         self.register.write(list(self.children.values()))
 
     async def _set_up_engine(self, home: Path) -> None:
-        await engine_setup.set_up(self.settings.engine, home, PROJECT / "prefect.yaml", interval_s=self.settings.timing.sweep_s)
+        setup = EngineSetup(self.settings.engine, home)
+        try:
+            await setup.run(PROJECT / "prefect.yaml", interval_s=self.settings.timing.sweep_s)
+        finally:
+            await setup.close()
         await resume(self.settings.engine)
 
     def require_alive(self) -> None:

@@ -102,6 +102,11 @@ class PrefectEngine:
         if not run.finished:
             raise Conflict(what, why=f"the engine answered {text(answer, 'status')}", remedy="look at the run in Prefect's UI")
 
+    async def give_up(self, run_id: str, reason: str) -> None:
+        """Declares a run crashed whatever the engine believes, which frees its queue's slot. Ends no process: only for runs that are fenced."""
+        state = {"type": "CRASHED", "name": "Crashed", "message": reason}
+        await self._api.call(f"give up run {run_id}", "POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
+
     async def pause(self, paused: bool) -> None:
         """Stops (or resumes) handing out runs to the pool's workers, for a drain. Runs under way go on."""
         await self._api.call(f"pause pool {self._pool}", "PATCH", f"/work_pools/{self._pool}", {"is_paused": paused})

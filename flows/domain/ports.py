@@ -167,6 +167,8 @@ class Engine(Protocol):
         """Every run known under these keys, paged to the end."""
 
     async def cancel(self, run_id: str) -> None: ...
+    async def give_up(self, run_id: str, reason: str) -> None:
+        """Declares a run dead (crashed), which frees its slot. Only for runs that are fenced: it ends no process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from flows.domain.operation import engine_key
+from flows.domain.operation import LIVE_STATES, engine_key
 from flows.domain.ports import AgentReader, DnsReader, Engine, ProxmoxReader, ProxyReader
 from flows.domain.snapshot import Snapshot
 from flows.domain.sources import EngineView
@@ -32,7 +32,7 @@ async def gather(readers: Readers, epoch: int, limit_s: float) -> Snapshot:
     the other sources took their time. Raises where the database does not answer: without it there is nothing to sweep."""
     async with readers.database.read() as tx:
         everyone = await servers.list_(tx)
-        live = await operations.list_(tx, live=True)
+        live = await operations.list_(tx, state=tuple(LIVE_STATES))
         generation = await control.generation(tx)
     keys = [engine_key(generation, o.id, o.attempt) for o in live]
     probed = agent_source.worth_probing(everyone)

@@ -46,10 +46,8 @@ async def _give_up(tx: Tx, operation: Operation) -> None:
         await operations.set_state(tx, operation.id, OperationState.FAILED, error=reason)
     elif operation.kind is OperationKind.DELETE or operation.state in (OperationState.COMPENSATING, OperationState.CANCELLING):
         await operations.set_state(tx, operation.id, OperationState.CLEANUP_REQUIRED, error=reason)
-        await operations.undo_failed(tx, operation.id)
     else:
         await operations.set_state(tx, operation.id, OperationState.COMPENSATING, error=reason)
-        await operations.new_phase(tx, operation.id)
         await attempts.next_attempt(tx, operation.id)
 
 
@@ -68,7 +66,6 @@ async def _undo_again(tx: Tx, operation: Operation) -> bool:
         return False
     forward = operation.kind is OperationKind.DELETE
     await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING)
-    await operations.new_phase(tx, operation.id)
     await attempts.next_attempt(tx, operation.id)
     return True
 

@@ -1,0 +1,103 @@
+"""A whole small world for tests: the real lab program, a real database, real clients; short times. No engine: a bare executor stands in."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flows.domain.node import Node
+from flows.lab import launch
+from flows.settings import Settings, load
+from flows.state import customers, nodes
+from flows.state.database import Database
+from flows.state.migrate import upgrade
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+#: A lease of three seconds: an orphan is seen soon, and every proportion of production is kept.
+SHORT: Mapping[str, str] = {
+    "ZLH_TIMING__SWEEP_S": "1",
+    "ZLH_TIMING__HEARTBEAT_S": "0.5",
+    "ZLH_TIMING__LEASE_S": "3",
+    "ZLH_TIMING__CALL_S": "1.5",
+    "ZLH_TIMING__MARGIN_S": "0.3",
+    "ZLH_TIMING__EPOCH_S": "5",
+    "ZLH_TIMING__EPOCH_RENEW_S": "1",
+    "ZLH_TIMING__OBSERVE_S": "4",
+    "ZLH_TIMING__SWEEP_LIMIT_S": "15",
+    "ZLH_TIMING__UNSUBMITTED_S": "2",
+    "ZLH_TIMING__READY_POLL_S": "0.05",
+    "ZLH_TIMING__STEP_FACTOR": "0.1",
+    "ZLH_PROXMOX__TIMEOUT_S": "5",
+    "ZLH_PROXMOX__POLL_S": "0.05",
+    "ZLH_AGENT__TIMEOUT_S": "1",
+}
+
+
+@dataclass
+class World:
+    """``env`` holds the ``ZLH_*`` variables that any process of the product needs to live in this world."""
+
+    directory: Path
+    env: dict[str, str]
+    settings: Settings
+    lab: launch.State
+    customer_id: str
+
+    def control(self, method: str, path: str, **json: object) -> object:
+        """A call of the lab's control API."""
+        answer = httpx.request(
+            method,
+            self.lab.control_url + path,
+            json=json or None,
+            headers={"Authorization": f"Bearer {self.lab.control_token}"},
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def close(self) -> None:
+        launch.down(self.directory / "lab")
+
+
+async def make(directory: Path, **overrides: str) -> World:
+    """Starts the lab and prepares the database with one customer on plan ``pro``."""
+    state = launch.up(directory / "lab", project_dir=PROJECT, fast=True)
+    env = {
+        "ZLH_DATABASE__URL": f"sqlite+aiosqlite:///{directory}/zlh.db",
+        "ZLH_AGENT__MASTER_SECRET": secrets.token_urlsafe(32),
+        "ZLH_AGENT__CA_DIR": str(directory / "ca"),
+        "ZLH_ANSIBLE__FORWARDING_SECRET": base64.urlsafe_b64encode(secrets.token_bytes(24)).decode(),
+        "ZLH_ANSIBLE__PROJECT_DIR": str(PROJECT),
+        "ZLH_ARTIFACTS__CACHE_FILE": str(directory / "catalog.json"),
+        "ZLH_WATCHDOG__STATE_FILE": str(directory / "watchdog.json"),
+        **launch.env(state),
+        **SHORT,
+        **overrides,
+    }
+    settings = load(env)
+    upgrade(settings.database.url.get_secret_value())
+    database = Database(settings.database.url.get_secret_value())
+    try:
+        async with database.write() as tx:
+            for name, first in (("pve1", 9000), ("pve2", 9010)):
+                templates = {"fabric": first, "dev": first + 1}
+                await nodes.put(
+                    tx,
+                    Node(name=name, memory_mb=65_536, disk_gb=1_000, cores=16, storage="local-lvm", bridge="vmbr0", templates=templates, open=True),
+                )
+            customer = await customers.add(tx, "acme", "pro")
+    finally:
+        await database.close()
+    return World(directory, env, settings, state, customer.id)
+
+
+def process_env(world: World) -> dict[str, str]:
+    """The environment of a child process in this world."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | world.env
