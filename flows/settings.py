@@ -113,6 +113,7 @@ class NotifySettings(Group):
 class AnsibleSettings(Group):
     runner: Literal["ansible", "lab"] = Field("ansible", description="ansible: ansible-runner; lab: the simulated fleet's own")
     lab_url: str = Field("", description="Control URL of the simulated fleet (runner=lab only)")
+    lab_token: SecretStr = Field(SecretStr(""), description="Bearer token of that control URL (runner=lab only)")
     project_dir: Path = Field(Path("."), description="Directory with playbooks/, roles/ and ansible.cfg")
     inventory: Path = Field(Path("inventories/production"), description="Inventory, relative to project_dir")
     private_key: Path | None = Field(None, description="SSH key of the controller")
