@@ -88,6 +88,7 @@ class UserConfig(Section):
 
     user: str = "root@pam"
     password: SecretStr
+    rights: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="as a token's; root@pam may do everything")
 
 
 class ProxmoxTimings(Section):
@@ -100,7 +101,8 @@ class ProxmoxTimings(Section):
     destroy_s: Seconds = 0.3
     snapshot_s: Seconds = 0.3
     refuse_s: Seconds = Field(3.0, description="delay of a 401")
-    lock_wait_s: Seconds = Field(10.0, description="how long a task waits for a storage's or container's lock file")
+    lock_wait_s: Seconds = Field(10.0, description="how long a call or task waits for a container's lock file")
+    storage_lock_wait_s: Seconds = Field(0.4, description="how long a clone waits for its storage's lock: shorter than a clone, as in reality")
     proxy_timeout_s: Seconds = Field(1.0, description="how long a call for a dead node takes to become a 595")
 
 
@@ -158,6 +160,7 @@ class BridgeConfig(Section):
     backends_url: str = Field("", description="GET /internal/proxy/backends of the product's control listener; empty: never rehydrates")
     backends_token: SecretStr = SecretStr("")
     rehydrate_retry_s: Seconds = 2.0
+    players_bind: Bind = "127.0.0.1:0"
 
 
 class DnsConfig(Section):
