@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from flows.domain.server import BillingState
+from flows.domain.server import MAY_RUN, BillingState
 from flows.errors import Conflict, NotFound
 from flows.state import audit
 from flows.state import tables as t
@@ -60,6 +60,12 @@ async def get(tx: Tx, customer_id: str, *, lock: bool = False) -> Customer | Non
 async def by_name(tx: Tx, name: str) -> Customer | None:
     row = (await tx.execute(select(t.customers).where(t.customers.c.name == name))).one_or_none()
     return None if row is None else _customer(row)
+
+
+async def is_suspended(tx: Tx, customer_id: str) -> bool:
+    """Whether its servers must not run: neither in good standing nor merely late. An unknown customer is."""
+    row = (await tx.execute(select(t.customers.c.billing).where(t.customers.c.id == customer_id))).scalar_one_or_none()
+    return row is None or BillingState(row) not in MAY_RUN
 
 
 async def list_(tx: Tx) -> list[Customer]:

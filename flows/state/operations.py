@@ -83,8 +83,9 @@ async def list_(
     customer_id: str | None = None,
     since: int | None = None,
     limit: int | None = None,
+    live: bool = False,
 ) -> list[Operation]:
-    """Newest first; ``since`` in ms, by creation."""
+    """Newest first; ``since`` in ms, by creation. ``live``: only those that still hold their server."""
     o = t.operations.c
     query = select(t.operations).order_by(o.created_at.desc(), o.id.desc())
     if state is not None:
@@ -93,6 +94,8 @@ async def list_(
         query = query.where(o.server_id == server_id)
     if customer_id is not None:
         query = query.where(o.customer_id == customer_id)
+    if live:
+        query = query.where(o.live_server.is_not(None))
     if since is not None:
         query = query.where(o.created_at >= since)
     if limit is not None:
@@ -122,7 +125,7 @@ async def create(
         kind=kind,
         state=_O.QUEUED,
         queue=queue,
-        actor=actor,
+        actor=actor[:64],
         attempt=1,
         attempt_state=AttemptState.UNCLAIMED,
         attempt_at=tx.now,
@@ -166,9 +169,8 @@ async def set_state(
 ) -> None:
     """Moves it; ``error`` (what, why, remedy) is kept when given. Counts as progress.
 
-    A terminal state releases the server and sets ``finished_at``. Entering a phase (compensating, running again after
-    ``cleanup_required``) begins counting claimed attempts anew; ``cleanup_required`` counts an undo failure.
-    ``failed`` → ``queued`` takes the server again; give it a new ``deadline_ms``.
+    A terminal state releases the server and sets ``finished_at``. ``failed`` → ``queued`` takes the server again; give it a
+    new ``deadline_ms``. ``compensating`` begins a phase (see :func:`new_phase`); a failed undo is counted by :func:`undo_failed`.
     Raises NotFound, Conflict (``illegal_transition``, audited in the name of ``actor``; ``operation_live``).
     """
     o = t.operations.c
@@ -180,9 +182,7 @@ async def set_state(
         values["deadline_at"] = tx.now + deadline_ms
     if to not in LIVE_STATES:
         values |= {"live_server": None, "finished_at": tx.now, "step_deadline_at": None}
-    elif to is _O.CLEANUP_REQUIRED:
-        values["undo_failures"] = o.undo_failures + 1
-    elif to in (_O.COMPENSATING, _O.RUNNING):
+    elif to is _O.COMPENSATING:
         values["claimed"] = 0
     elif to is _O.QUEUED:
         await _refuse_second(tx, operation_id)
@@ -213,6 +213,16 @@ async def set_step(tx: Tx, operation_id: str, step: StepName | None, deadline_at
         raise _ended(await _existing(tx, operation_id))
 
 
+async def new_phase(tx: Tx, operation_id: str) -> None:
+    """Counts claimed attempts anew: the operation now goes another way (back, or once more) and has its tries for that. Raises NotFound."""
+    await _update(tx, operation_id, claimed=0)
+
+
+async def undo_failed(tx: Tx, operation_id: str) -> None:
+    """Counts a compensation (or a deletion) that failed. Raises NotFound."""
+    await _update(tx, operation_id, undo_failures=t.operations.c.undo_failures + 1)
+
+
 async def request_cancel(tx: Tx, operation_id: str, actor: str) -> bool:
     """Asks its run to stop at the next boundary. False: it was asked already. Raises NotFound, Conflict once it has ended. Audited."""
     o = t.operations.c
@@ -232,6 +242,12 @@ async def request_cancel(tx: Tx, operation_id: str, actor: str) -> bool:
 async def progressed(tx: Tx, operation_id: str) -> None:
     """Notes that the journal moved. For :mod:`flows.state.journal`."""
     await tx.execute(update(t.operations).where(t.operations.c.id == operation_id).values(progress_at=tx.now))
+
+
+async def _update(tx: Tx, operation_id: str, **values: Any) -> None:
+    done = await tx.execute(update(t.operations).where(t.operations.c.id == operation_id).values(**values))
+    if done.rowcount != 1:
+        raise NotFound(f"operation {operation_id}")
 
 
 async def _existing(tx: Tx, operation_id: str) -> Operation:

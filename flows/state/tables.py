@@ -126,6 +126,7 @@ vmids = Table(
 addresses = Table(
     "addresses", metadata,
     Column("address", String(45), primary_key=True),
+    Column("number", BigInteger, nullable=False, index=True),  # the address as a number: what is free is searched by it
     Column("state", String(16), nullable=False),
     Column("server_id", Id, nullable=True),
     Column("since", BigInteger, nullable=False),

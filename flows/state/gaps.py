@@ -1,0 +1,38 @@
+"""The lowest free number of a range, found by one query however many are taken. Used by VMIDs and addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Column, Integer, exists, func, literal, select, union_all
+
+from flows.state.database import Tx
+
+
+async def lowest_free(tx: Tx, column: Column[Any], first: int, last: int, *, never: Collection[int] = ()) -> int | None:
+    """The smallest number from ``first`` to ``last`` that ``column`` does not hold and ``never`` does not name; None: all are taken.
+
+    A free number is ``first``, or follows one that is taken or excluded. The walk along the index ends at the first gap, so the
+    price is the length of the taken prefix. Not a reservation: insert it, and ask again when somebody was faster.
+    """
+    rows = column.table.alias("walked")
+    walked = rows.c[column.name]
+    gap = (
+        select((walked + 1).label("n"))
+        .where(walked >= first, walked < last, (walked + 1).not_in(list(never)), _free(column, walked + 1))
+        .order_by(walked)
+        .limit(1)
+        .subquery("gap")
+    )
+    starts = [n for n in {first, *(x + 1 for x in never)} if first <= n <= last and n not in never]
+    arms: list[Any] = [select(gap.c.n)]
+    arms += [select(literal(n, Integer).label("n")).where(_free(column, literal(n, Integer))) for n in sorted(starts)]
+    candidates = union_all(*arms).subquery("candidates")
+    found = (await tx.execute(select(func.min(candidates.c.n)))).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+def _free(column: Column[Any], number: Any) -> Any:
+    taken = column.table.alias()
+    return ~exists(select(1).where(taken.c[column.name] == number))

@@ -1,0 +1,108 @@
+"""The journal of steps: written before and after each effect. Called by the executor, read by the sweep and by people.
+
+One row per step and direction. A step that is done never begins again; one that was interrupted keeps the id of its Proxmox task, so
+that its resumption first waits for what it left behind. Each line counts as progress of its operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+
+from flows.domain.operation import Direction, StepName, StepRow, StepState
+from flows.errors import Conflict, Fenced
+from flows.state import operations
+from flows.state import tables as t
+from flows.state.database import Tx
+from flows.state.unique import insert_unique
+
+
+async def begin(tx: Tx, operation_id: str, step: StepName, direction: Direction, attempt: int, deadline_at: int) -> StepRow:
+    """``started`` by this attempt, once more if it was before (``runs`` + 1). Raises Conflict (``step_done``) for a step already done,
+    Fenced if a newer attempt began it."""
+    j = t.journal.c
+    changed = {"state": StepState.STARTED.value, "attempt": attempt, "started_at": tx.now, "deadline_at": deadline_at, "finished_at": None}
+    done = await tx.execute(
+        update(t.journal)
+        .where(*_key(operation_id, step, direction), j.state != StepState.DONE.value, j.attempt <= attempt)
+        .values(runs=j.runs + 1, **changed)
+    )
+    if done.rowcount != 1:
+        key = {"operation_id": operation_id, "step": step.value, "direction": direction.value}
+        if not await insert_unique(tx, t.journal, key | changed | {"runs": 1, "upid": None, "detail": {}}):
+            row = await _row(tx, operation_id, step, direction)
+            if row is not None and row.state is not StepState.DONE:
+                raise Fenced(_name(operation_id, step, direction), why=f"attempt {row.attempt} began it, this is attempt {attempt}")
+            raise Conflict(_name(operation_id, step, direction), why="it is done, or its operation is unknown", kind="step_done")
+    await operations.progressed(tx, operation_id)
+    row = await _row(tx, operation_id, step, direction)
+    assert row is not None  # written above
+    return row
+
+
+async def done(tx: Tx, operation_id: str, step: StepName, direction: Direction, detail: Mapping[str, object] | None = None) -> None:
+    """The effect is proven. ``detail`` replaces what an earlier failure left. Raises Conflict (``step_not_begun``) unless it is started."""
+    await _finish(tx, operation_id, step, direction, StepState.DONE, detail)
+
+
+async def failed(tx: Tx, operation_id: str, step: StepName, direction: Direction, detail: Mapping[str, object] | None = None) -> None:
+    """It ended without its effect; it may begin again. Raises Conflict (``step_not_begun``) unless it is started."""
+    await _finish(tx, operation_id, step, direction, StepState.FAILED, detail)
+
+
+async def set_upid(tx: Tx, operation_id: str, step: StepName, direction: Direction, upid: str) -> None:
+    """The Proxmox task that carries the step, stored before it is waited on. Raises Conflict (``step_not_begun``) unless it is started."""
+    await _change(tx, operation_id, step, direction, upid=upid)
+
+
+async def rows(tx: Tx, operation_id: str) -> tuple[StepRow, ...]:
+    """In the order in which they (last) began."""
+    j = t.journal.c
+    found = await tx.execute(select(t.journal).where(j.operation_id == operation_id).order_by(j.started_at, j.step, j.direction))
+    return tuple(to_step(r) for r in found)
+
+
+def to_step(row: Any) -> StepRow:
+    """A row of the table as the domain knows it."""
+    return StepRow(
+        operation_id=row.operation_id,
+        step=StepName(row.step),
+        direction=Direction(row.direction),
+        state=StepState(row.state),
+        attempt=row.attempt,
+        started_at=row.started_at,
+        deadline_at=row.deadline_at,
+        finished_at=row.finished_at,
+        upid=row.upid,
+        runs=row.runs,
+        detail=row.detail,
+    )
+
+
+async def _finish(tx: Tx, operation_id: str, step: StepName, direction: Direction, to: StepState, detail: Mapping[str, object] | None) -> None:
+    await _change(tx, operation_id, step, direction, state=to.value, finished_at=tx.now, detail=dict(detail or {}))
+
+
+async def _change(tx: Tx, operation_id: str, step: StepName, direction: Direction, **values: Any) -> None:
+    result = await tx.execute(
+        update(t.journal).where(*_key(operation_id, step, direction), t.journal.c.state == StepState.STARTED.value).values(**values)
+    )
+    if result.rowcount != 1:
+        raise Conflict(_name(operation_id, step, direction), why="it is not under way", kind="step_not_begun")
+    await operations.progressed(tx, operation_id)
+
+
+async def _row(tx: Tx, operation_id: str, step: StepName, direction: Direction) -> StepRow | None:
+    row = (await tx.execute(select(t.journal).where(*_key(operation_id, step, direction)))).one_or_none()
+    return None if row is None else to_step(row)
+
+
+def _key(operation_id: str, step: StepName, direction: Direction) -> tuple[Any, ...]:
+    j = t.journal.c
+    return (j.operation_id == operation_id, j.step == step.value, j.direction == direction.value)
+
+
+def _name(operation_id: str, step: StepName, direction: Direction) -> str:
+    return f"step {step.value} ({direction.value}) of operation {operation_id}"
