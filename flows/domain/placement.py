@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from flows.domain.node import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +18,6 @@ class PlacementRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeUsage:
-    """A node with what is promised on it: containers of servers that are neither deleted nor cleanly failed, running or not.
-    ``templates`` maps a flavor to the VMID of its template; ``open`` says whether the node takes new servers."""
-
-    name: str
-    memory_mb: int
-    disk_gb: int
-    cores: int
-    storage: str
-    bridge: str
-    templates: Mapping[str, int]
-    open: bool
-    used_memory_mb: int = 0
-    used_disk_gb: int = 0
-    servers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Headroom:
     """What is never promised to customers. A container's memory is a hard promise, its disk grows into what it was promised,
     its cores are only a ceiling: cores are limited per container, not summed."""
@@ -43,11 +26,11 @@ class Headroom:
     memory_fraction: float = 0.05
     disk_fraction: float = 0.10
 
-    def memory_of(self, node: NodeUsage) -> int:
+    def memory_of(self, node: Node) -> int:
         """Memory of a node that may be promised, MB."""
         return max(0, node.memory_mb - max(self.memory_mb, int(node.memory_mb * self.memory_fraction)))
 
-    def disk_of(self, node: NodeUsage) -> int:
+    def disk_of(self, node: Node) -> int:
         """Disk of a node that may be promised, GB."""
         return int(node.disk_gb * (1 - self.disk_fraction))
 

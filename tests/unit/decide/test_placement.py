@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.decide.placement import place
-from flows.domain.placement import Headroom, NodeUsage, Placement, PlacementRequest
+from flows.domain.node import Node, NodeUsage
+from flows.domain.placement import Headroom, Placement, PlacementRequest
 from flows.errors import BadInput, Conflict
 
 NONE = Headroom(0, 0.0, 0.0)
@@ -23,7 +24,9 @@ def node(name: str, **changes: object) -> NodeUsage:
         "templates": {"fabric": 9001},
         "open": True,
     }
-    return NodeUsage(name, **(values | changes))  # type: ignore[arg-type]  # the test's own keyword table
+    values |= changes
+    used = {k: values.pop(k) for k in list(values) if k.startswith("used_")}
+    return NodeUsage(Node(name, **values), **used)  # type: ignore[arg-type]  # the test's own keyword table
 
 
 def want(**changes: object) -> PlacementRequest:
@@ -113,14 +116,18 @@ nodes = st.lists(
         st.booleans(),
     ),
     max_size=6,
-    unique_by=lambda n: n.name,
+    unique_by=lambda n: n.node.name,
 )
 
 
 @given(nodes, st.integers(1, 20_000), st.integers(1, 500))
 def test_never_overcommits_and_never_refuses_what_fits(fleet: list[NodeUsage], memory: int, disk: int) -> None:
     room = Headroom()
-    fits = {n.name for n in fleet if n.open and n.used_memory_mb + memory <= room.memory_of(n) and n.used_disk_gb + disk <= room.disk_of(n)}
+    fits = {
+        n.node.name
+        for n in fleet
+        if n.node.open and n.used_memory_mb + memory <= room.memory_of(n.node) and n.used_disk_gb + disk <= room.disk_of(n.node)
+    }
     try:
         chosen = place(want(memory_mb=memory, disk_gb=disk), fleet, room)
     except Conflict:

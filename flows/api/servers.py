@@ -1,0 +1,125 @@
+"""The customers' routes about servers: order, list, look, start, stop, restart, delete."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from flows.api.auth import CallerOf
+from flows.api.creation import order_of, submit
+from flows.api.deps import ApiDeps
+from flows.api.models import CreateBody
+from flows.api.problems import Problem
+from flows.api.views import View, brief, server_view, status_view
+from flows.domain.intake import Ordered
+from flows.domain.operation import OperationKind
+from flows.domain.server import Server, ServerState
+from flows.state import leases, observations, operations, orders, servers
+from flows.state.database import Tx
+from flows.state.tokens import Caller
+
+router = APIRouter()
+
+
+@router.post("/api/servers/create", status_code=202)
+@router.post("/api/instances", status_code=202, name="create_instance")
+async def create(body: CreateBody, caller: CallerOf, request: Request) -> JSONResponse:
+    """Records an order; the work begins after the answer."""
+    deps: ApiDeps = request.app.state.deps
+    accepted = await submit(deps, order_of(body, caller))
+    return ordered(deps, Ordered(accepted.server, accepted.operation, accepted.deduplicated))
+
+
+@router.get("/api/servers")
+async def list_servers(
+    caller: CallerOf,
+    request: Request,
+    state: ServerState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=36)] = None,
+) -> JSONResponse:
+    """The caller's servers in the order of their creation, deleted ones only on request. ``next`` is the ``after`` of the next page."""
+    deps: ApiDeps = request.app.state.deps
+    async with deps.database.read() as tx:
+        found = await servers.list_(tx, customer_id=caller.customer_id, state=state, limit=limit + 1, after=after)
+    page = found[:limit]
+    return JSONResponse({"servers": [_server(deps, s) for s in page], "next": page[-1].id if len(found) > limit else None})
+
+
+@router.get("/api/servers/{server_id:uuid}")
+async def show(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    """One server, with the operation that holds it."""
+    deps: ApiDeps = request.app.state.deps
+    async with deps.database.read() as tx:
+        server = await owned(tx, str(server_id), caller)
+        live = await operations.live_of(tx, server.id)
+    return JSONResponse(_server(deps, server) | {"operation": None if live is None else brief(live)})
+
+
+@router.get("/api/servers/{server_id:uuid}/status")
+async def status(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    """What is known of it: the database and the last observation. Asks no agent, so it answers when none does."""
+    deps: ApiDeps = request.app.state.deps
+    async with deps.database.read() as tx:
+        server = await owned(tx, str(server_id), caller)
+        seen, live = await observations.get(tx, server.id), await operations.live_of(tx, server.id)
+        view = status_view(server, seen, live, await leases.get(tx, server.id), tx.now, deps.players)
+    return JSONResponse(view, headers={"Cache-Control": "no-store"})
+
+
+@router.post("/api/servers/{server_id:uuid}/start", status_code=202)
+async def start(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    return await _control(request, server_id, caller, OperationKind.START)
+
+
+@router.post("/api/servers/{server_id:uuid}/stop", status_code=202)
+async def stop(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    return await _control(request, server_id, caller, OperationKind.STOP)
+
+
+@router.post("/api/servers/{server_id:uuid}/restart", status_code=202)
+async def restart(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    return await _control(request, server_id, caller, OperationKind.RESTART)
+
+
+@router.delete("/api/servers/{server_id:uuid}", status_code=202)
+async def delete(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
+    deps: ApiDeps = request.app.state.deps
+    return await _change(deps, server_id, caller, lambda tx: orders.delete(tx, str(server_id), caller.actor, deadline_ms=deps.operation_ms))
+
+
+async def _control(request: Request, server_id: uuid.UUID, caller: Caller, kind: OperationKind) -> JSONResponse:
+    deps: ApiDeps = request.app.state.deps
+    return await _change(deps, server_id, caller, lambda tx: orders.control(tx, str(server_id), kind, caller.actor, deadline_ms=deps.operation_ms))
+
+
+async def _change(deps: ApiDeps, server_id: uuid.UUID, caller: Caller, order: Callable[[Tx], Awaitable[Ordered]]) -> JSONResponse:
+    async with deps.database.write() as tx:
+        await owned(tx, str(server_id), caller)
+        done = await order(tx)
+    return ordered(deps, done)
+
+
+async def owned(tx: Tx, server_id: str, caller: Caller) -> Server:
+    """The server, if it is the caller's (an admin's are all). Raises 404, whether it is nobody's or somebody else's."""
+    server = await servers.get(tx, server_id)
+    if server is None or (caller.role != "admin" and server.customer_id != caller.customer_id):
+        raise Problem("not_found")
+    return server
+
+
+def ordered(deps: ApiDeps, done: Ordered) -> JSONResponse:
+    """202 with the operation and where to follow it; 200 where nothing was left to do."""
+    body: View = {"operation": None, "server": _server(deps, done.server), "deduplicated": done.deduplicated}
+    if done.operation is None:
+        return JSONResponse(body, 200)
+    body["operation"] = brief(done.operation) | {"server_id": done.server.id}
+    return JSONResponse(body, 202, {"Location": f"{deps.settings.api.public_url.rstrip('/')}/api/operations/{done.operation.id}"})
+
+
+def _server(deps: ApiDeps, server: Server) -> View:
+    return server_view(server, deps.players)
