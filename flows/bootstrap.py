@@ -39,7 +39,7 @@ def holder() -> str:
 def router(settings: Settings) -> calendar.Calendar:
     """The operator's hours."""
     n = settings.notify
-    return calendar.Calendar(
+    return calendar.Calendar.parse(
         timezone=n.timezone,
         business_days=n.business_days,
         business_from=n.business_from,

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, State
+from prefect.client.schemas import State
+from prefect.states import Cancelled
 
 from flows import bootstrap
 from flows.act.sweep import sweep

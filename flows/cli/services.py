@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(api)
     app.command()(dispatch)
     app.command()(watchdog)
+    app.command()(demo)
     worker = typer.Typer(help="The engine's worker.", no_args_is_help=True)
     worker.command("drain")(drain)
     app.add_typer(worker, name="worker")
@@ -55,6 +56,20 @@ def up(
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         stack.stop()
+
+
+def demo(
+    fleet: Annotated[str, typer.Option(help="the fleet to break: sim")] = "sim",
+    directory: Annotated[Path, typer.Option("--dir", help="directory of the demo's state; emptied first")] = Path("var/demo"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the verdict as data to this file")] = None,
+) -> None:
+    """Provision three servers, break things, show each fault seen, healed or explained. Exit 0 only if every expectation held."""
+    from flows.cli.demo.run import run
+    from flows.errors import BadInput
+
+    if fleet != "sim":
+        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim")
+    raise SystemExit(run(directory, json_file))
 
 
 async def _until_signalled(run: object) -> None:
