@@ -14,7 +14,7 @@ from flows.domain.sources import Container, ContainerConfig, RunningTask
 from flows.errors import BadAnswer
 
 _UPID = re.compile(
-    r"UPID:(?P<node>[^:\s]+):(?P<pid>[0-9A-Fa-f]{8,9}):(?P<pstart>[0-9A-Fa-f]{8,}):(?P<start>[0-9A-Fa-f]{8}):(?P<kind>[^:\s]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):"
+    r"UPID:(?P<node>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<pid>[0-9A-Fa-f]{8,9}):(?P<pstart>[0-9A-Fa-f]{8,}):(?P<start>[0-9A-Fa-f]{8}):(?P<kind>[\w.-]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):"
 )
 _STATUSES = frozenset({"running", "stopped"})
 _TAG_SPLIT = re.compile(r"[;, ]+")
