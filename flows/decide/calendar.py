@@ -1,12 +1,12 @@
 """When the operator is at the other job, and when they sleep. Pure: a time in, an answer out.
 
-Used by :mod:`flows.decide.routing`; built from settings by :mod:`flows.report.dispatch`. Local times follow the IANA zone
+Used by :mod:`flows.decide.routing`; built from settings by ``bootstrap``. Local times follow the IANA zone
 through daylight-saving changes: 07:00 is 07:00 on the wall.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -15,64 +15,63 @@ from flows.errors import BadInput
 DAY_MIN = 24 * 60
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Calendar:
-    """``business`` and ``quiet`` are spans of local wall-clock minutes, end exclusive; one that ends before it begins runs
-    over midnight and belongs to the day on which it began; an empty one never holds. Monday is 0."""
+    """Fields as the settings give them: an IANA zone, days (Monday is 0), and local times of day as HH:MM, end exclusive.
 
-    zone: ZoneInfo
-    business_days: frozenset[int]
-    business: tuple[int, int]
-    quiet: tuple[int, int]
+    A span that ends before it begins runs over midnight and belongs to the day on which it began; an empty one never holds.
+    Raises BadInput naming the field.
+    """
 
-    @classmethod
-    def parse(
-        cls,
-        *,
-        timezone: str = "UTC",
-        business_days: tuple[int, ...] = (0, 1, 2, 3, 4),
-        business_from: str = "09:00",
-        business_to: str = "17:00",
-        quiet_from: str = "23:00",
-        quiet_to: str = "07:00",
-    ) -> Calendar:
-        """Reads the settings' strings. Raises BadInput naming the field."""
+    timezone: str = "UTC"
+    business_days: tuple[int, ...] = (0, 1, 2, 3, 4)
+    business_from: str = "09:00"
+    business_to: str = "17:00"
+    quiet_from: str = "23:00"
+    quiet_to: str = "07:00"
+    zone: ZoneInfo = field(init=False, repr=False, compare=False)
+    _business: tuple[int, int] = field(init=False, repr=False, compare=False)
+    _quiet: tuple[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
         try:
-            zone = ZoneInfo(timezone)
+            zone = ZoneInfo(self.timezone)
         except (KeyError, ValueError, OSError) as error:
-            raise BadInput("timezone", timezone, why="is no IANA time zone", remedy="for example Europe/Berlin") from error
-        for day in business_days:
+            raise BadInput("timezone", self.timezone, why="is no IANA time zone", remedy="for example Europe/Berlin") from error
+        for day in self.business_days:
             if not 0 <= day <= 6:
                 raise BadInput("business_days", day, why="is no weekday", remedy="0 (Monday) to 6 (Sunday)")
-        return cls(
-            zone,
-            frozenset(business_days),
-            (_minutes("business_from", business_from), _minutes("business_to", business_to)),
-            (_minutes("quiet_from", quiet_from), _minutes("quiet_to", quiet_to)),
-        )
+        # Frozen for everybody else: what is derived from the fields is computed once.
+        object.__setattr__(self, "zone", zone)
+        object.__setattr__(self, "_business", (_minutes("business_from", self.business_from), _minutes("business_to", self.business_to)))
+        object.__setattr__(self, "_quiet", (_minutes("quiet_from", self.quiet_from), _minutes("quiet_to", self.quiet_to)))
 
     def is_business(self, at_ms: int) -> bool:
         """Whether the operator is at the other job: not free to act."""
         local = self._local(at_ms)
-        began = _began(self.business, local.hour * 60 + local.minute)
+        began = _began(self._business, local.hour * 60 + local.minute)
         return began is not None and (local.weekday() - began) % 7 in self.business_days
 
     def is_quiet(self, at_ms: int) -> bool:
         """Whether the operator sleeps."""
         local = self._local(at_ms)
-        return _began(self.quiet, local.hour * 60 + local.minute) is not None
+        return _began(self._quiet, local.hour * 60 + local.minute) is not None
 
     def quiet_ends(self, at_ms: int) -> int | None:
         """When the quiet hours around ``at_ms`` end, in milliseconds; None outside of them."""
         if not self.is_quiet(at_ms):
             return None
         local = self._local(at_ms)
-        end = self.quiet[1]
+        end = self._quiet[1]
         day = local.date() if local.hour * 60 + local.minute < end else local.date() + timedelta(days=1)
         # An hour that the wall shows twice has two such moments, one that it skips a later one: the first that lies ahead.
         wall = datetime(day.year, day.month, day.day, end // 60 % 24, end % 60, tzinfo=self.zone)
         moments = sorted(int(wall.replace(fold=fold).timestamp() * 1000) for fold in (0, 1))
         return next((moment for moment in moments if moment > at_ms), moments[-1])
+
+    def day(self, at_ms: int) -> str:
+        """The local date, as YYYY-MM-DD."""
+        return self._local(at_ms).date().isoformat()
 
     def _local(self, at_ms: int) -> datetime:
         return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone(self.zone)
