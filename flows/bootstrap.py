@@ -39,7 +39,7 @@ def holder() -> str:
 def router(settings: Settings) -> calendar.Calendar:
     """The operator's hours."""
     n = settings.notify
-    return calendar.Calendar.parse(
+    return calendar.Calendar(
         timezone=n.timezone,
         business_days=n.business_days,
         business_from=n.business_from,
