@@ -17,6 +17,9 @@ from flows.state.gaps import lowest_free
 from flows.state.unique import insert_unique
 from flows.state.vmids import Reservation
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _TRIES = 100
 #: Addresses are searched by number. IPv6 does not fit a BIGINT; its low 62 bits tell the hosts of any real network apart.
 _MASK = (1 << 62) - 1
@@ -39,7 +42,7 @@ async def reserve(tx: Tx, server_id: str, pool: str, first: str, gateway: str) -
     """The lowest free address of ``pool`` (CIDR) from ``first`` on (empty: its 11th), now this server's. Network, broadcast and gateway
     address are never given. Raises Conflict (``no_address``)."""
     network = ipaddress.ip_network(pool)
-    start = ipaddress.ip_address(first) if first else network.network_address + min(_SPARED, max(1, network.num_addresses // 4))
+    start = ipaddress.ip_address(first) if first else first_of(network)
     lowest = max(int(start), int(network.network_address) + 1)
     highest = int(network.broadcast_address) - 1
     base = lowest - (lowest & _MASK)
@@ -59,6 +62,11 @@ async def reserve(tx: Tx, server_id: str, pool: str, first: str, gateway: str) -
         if await insert_unique(tx, t.addresses, row):
             return address
     raise Temporary("address", why="others are faster every time", remedy="try again")
+
+
+def first_of(network: Network) -> Address:
+    """Where handing out begins by default: the 11th address; in a tiny network earlier, but never at its own address."""
+    return network.network_address + min(_SPARED, max(1, network.num_addresses // 4))
 
 
 async def quarantine(tx: Tx, address: str, until: int, *, server_id: str | None = None) -> bool:

@@ -129,7 +129,8 @@ async def claim_run(tx: Tx, operation_id: str, attempt: int, generation: int, ho
 
 
 async def next_attempt(tx: Tx, operation_id: str) -> int:
-    """Writes attempt n+1, unclaimed, and ends attempt n if nobody did; the phase stays. Raises NotFound, Conflict once the operation
+    """Writes attempt n+1, unclaimed, and ends attempt n if nobody did; the phase stays, and so does the last
+    progress: a new try is none. Raises NotFound, Conflict once the operation
     has ended, Fenced if somebody else wrote n+1 in the same moment."""
     operation = await operations.get(tx, operation_id)
     if operation is None:
@@ -142,7 +143,7 @@ async def next_attempt(tx: Tx, operation_id: str) -> int:
     done = await tx.execute(
         update(t.operations)
         .where(o.id == operation_id, o.attempt == operation.attempt, o.live_server.is_not(None))
-        .values(attempt=following, attempt_state=_S.UNCLAIMED.value, attempt_at=tx.now, progress_at=tx.now)
+        .values(attempt=following, attempt_state=_S.UNCLAIMED.value, attempt_at=tx.now)
     )
     if done.rowcount != 1:
         raise Fenced(f"attempt {following} of operation {operation_id}", why="somebody else wrote it, or the operation has ended")

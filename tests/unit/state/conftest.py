@@ -101,6 +101,22 @@ async def db_url(_template: dict[str, Any], tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def fresh(_template: dict[str, Any], tmp_path: Path) -> Callable[[], str]:
+    """A new, migrated database at each call, for tests that make many examples (and run no event loop of their own)."""
+    numbers = itertools.count()
+
+    def new() -> str:
+        if "path" not in _template:
+            asyncio.run(_empty(_template["url"], _template["seeds"]))
+            return str(_template["url"])
+        path = tmp_path / f"example-{next(numbers)}.db"
+        shutil.copy(_template["path"], path)
+        return f"sqlite+aiosqlite:///{path}"
+
+    return new
+
+
+@pytest.fixture
 async def open_db(db_url: str) -> AsyncIterator[Callable[..., Database]]:
     opened: list[Database] = []
 
