@@ -1,190 +1,30 @@
-"""A real SQLite database per test, both applications over a real ASGI transport, and a customer with a token."""
+"""One house per test; see :mod:`tests.support.house`."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from pydantic import SecretStr
 
-from flows.api.app import control_app, public_app
-from flows.api.deps import ApiDeps
-from flows.domain.node import Node
-from flows.domain.ports import Artifact
-from flows.domain.server import BillingState
-from flows.errors import Unreachable
-from flows.settings import ApiSettings, Settings
-from flows.state import customers, migrate, nodes, tokens
-from flows.state.customers import PlanLimits
+from flows.settings import Settings
 from flows.state.database import Database
-
-CONTROL_TOKEN = "control-token-of-the-tests"
-
-
-@dataclass
-class FakeArtifacts:
-    """A catalog as the artifact server's client gives it; ``down`` and ``empty`` are its two ways to fail."""
-
-    entries: list[Artifact] = field(default_factory=list)
-    stale: bool = False
-    down: bool = False
-    asked: int = 0
-
-    async def artifacts(self) -> list[Artifact]:
-        self.asked += 1
-        if self.down:
-            raise Unreachable("artifact server", why="no answer, and there never was a copy")
-        return list(self.entries)
-
-
-def artifact(kind: str, name: str, version: str, state: str = "promoted") -> Artifact:
-    return Artifact(kind, name, version, f"http://127.0.0.1/{kind}/{name}/{version}", "ab" * 32, 1000, state)
-
-
-@dataclass
-class Lane:
-    """A customer's way in."""
-
-    client: httpx.AsyncClient
-    token: str
-    customer_id: str | None
-
-    def headers(self, **more: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"} | more
-
-    async def get(self, path: str, **more: Any) -> httpx.Response:
-        return await self.client.get(path, headers=self.headers(**more.pop("headers", {})), **more)
-
-    async def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
-        return await self.client.post(path, json=body, headers=self.headers(**more.pop("headers", {})), **more)
-
-    async def delete(self, path: str) -> httpx.Response:
-        return await self.client.delete(path, headers=self.headers())
-
-
-@dataclass
-class House:
-    deps: ApiDeps
-    database: Database
-    catalog: FakeArtifacts
-    public: httpx.AsyncClient
-    control: httpx.AsyncClient
-    alice: Lane
-    bob: Lane
-    admin: Lane
-    operator: Lane  # the admin's token at the control listener
-
-    async def count(self, table: Any) -> int:
-        from sqlalchemy import func, select
-
-        async with self.database.read() as tx:
-            return int((await tx.execute(select(func.count()).select_from(table))).scalar_one())
-
-
-def order(**changes: Any) -> dict[str, Any]:
-    """A good order for a game; a field of None is left out."""
-    body: dict[str, Any] = {
-        "ctype": "game",
-        "name": "lotus",
-        "flavor": "fabric",
-        "version": "1.21.1",
-        "memory_mb": 4096,
-        "cores": 2,
-        "disk_gb": 20,
-        "request_nonce": "nonce-1",
-    }
-    return {k: v for k, v in (body | changes).items() if v is not None}
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One migrated database, copied for each test."""
-    path = tmp_path_factory.mktemp("template") / "zlh.db"
-    migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}")
-    yield path
+from tests.support.house import House, build, new_database, new_settings
 
 
 @pytest.fixture
-async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    path = tmp_path / "zlh.db"
-    shutil.copy(migrated, path)
-    database = Database(f"sqlite+aiosqlite:///{path}")
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await new_database(tmp_path)
     yield database
     await database.close()
 
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(api=ApiSettings(control_token=SecretStr(CONTROL_TOKEN)))
+    return new_settings()
 
 
 @pytest.fixture
 async def house(database: Database, settings: Settings) -> AsyncIterator[House]:
     async with build(database, settings) as built:
         yield built
-
-
-class build:  # noqa: N801 - reads as a verb: ``async with build(database, settings) as house``
-    """The house around a database, with two customers, an admin and a node."""
-
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self.database, self.settings = database, settings
-
-    async def __aenter__(self) -> House:
-        async with self.database.write() as tx:
-            await customers.put_plan(tx, PlanLimits("basic", servers=3, memory_mb=16_384, disk_gb=100, backups=3))
-            await nodes.put(tx, Node("pve1", 65_536, 1_000, 16, "local-zfs", "vmbr1", {"fabric": 9001, "debian": 9002}))
-            alice, bob = await customers.add(tx, "Alice", "basic"), await customers.add(tx, "Bob", "basic")
-            plain = {}
-            for customer in (alice, bob):
-                plain[customer.name] = (await tokens.create(tx, customer_id=customer.id, role="customer", label="test"))[1]
-            plain["admin"] = (await tokens.create(tx, customer_id=None, role="admin", label="root"))[1]
-        catalog = FakeArtifacts(
-            [
-                artifact("jar", "fabric", "1.21.1"),
-                artifact("jar", "fabric", "1.20.1", "withdrawn"),
-                artifact("runtime", "python", "3.12.4"),
-                artifact("runtime", "node", "22.1.0", "candidate"),
-                artifact("runtime", "go", "1.21.0", "withdrawn"),
-                artifact("runtime", "go", "1.22.3"),
-            ]
-        )
-        deps = ApiDeps(self.database, self.settings, catalog)
-        self.clients = [
-            httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test", timeout=30)
-            for app in (public_app(deps), control_app(deps))
-        ]
-        public, control = self.clients
-        return House(
-            deps,
-            self.database,
-            catalog,
-            public,
-            control,
-            Lane(public, plain["Alice"], alice.id),
-            Lane(public, plain["Bob"], bob.id),
-            Lane(public, plain["admin"], None),
-            Lane(control, plain["admin"], None),
-        )
-
-    async def __aexit__(self, *_: object) -> None:
-        for client in self.clients:
-            await client.aclose()
-
-
-async def set_billing(house: House, lane: Lane, to: str) -> None:
-    assert lane.customer_id is not None
-    async with house.database.write() as tx:
-        await customers.set_billing(tx, lane.customer_id, BillingState(to), "test")
-
-
-def with_api(settings: Settings, **changes: Any) -> Settings:
-    return settings.model_copy(update={"api": settings.api.model_copy(update=changes)})
-
-
-__all__ = ["CONTROL_TOKEN", "FakeArtifacts", "House", "Lane", "artifact", "build", "order", "replace", "set_billing", "with_api"]
