@@ -23,6 +23,8 @@ class Mode(StrEnum):
     PARTIAL = "partial"  # answers with a part missing
     FAIL_TASK = "fail_task"  # Proxmox: the task ends with an error; runner: the play fails
     DIE_LOCKED = "die_locked"  # Proxmox: a clone dies under ``lock: create``
+    NO_QUORUM = "no_quorum"  # Proxmox: the cluster is not quorate, nothing can be changed
+    EXPIRED = "token_expired"  # Proxmox: every token is refused, late and without a body
 
 
 @dataclass

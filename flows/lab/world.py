@@ -51,6 +51,16 @@ class LabContainer:
     trusted_key: str | None = None  # SSH public key installed by the trust step
     host_key: str | None = None
     agent: LabAgent | None = None
+    snapshots: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → config, snaptime, description, parent
+    parent: str | None = None  # the snapshot that the present state descends from
+    pool: str | None = None
+
+    def start(self) -> None:
+        if self.status != "running":
+            self.status, self.started_at = "running", time.time()
+
+    def stop(self) -> None:
+        self.status, self.started_at = "stopped", None
 
     @property
     def address(self) -> str | None:

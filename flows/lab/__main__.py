@@ -1,0 +1,128 @@
+"""``python -m flows.lab --config FILE.json``: starts every part, writes the state file when all listen, ends on SIGTERM or SIGINT.
+
+The world lives in memory: an end of the process is the end of every container. Exit 0: ended as asked · 1: a part could not
+start · 2: wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.errors import BadInput
+from flows.lab.config import LabConfig, load
+from flows.lab.control import Control
+from flows.lab.faults import Faults
+from flows.lab.part import Part
+from flows.lab.world import World
+
+log = logging.getLogger("flows.lab")
+
+
+class Lab:
+    """All parts of one lab in one event loop."""
+
+    def __init__(self, config: LabConfig) -> None:
+        self.config, self.world, self.faults = config, World(), Faults()
+        self.parts: dict[str, Part] = {}
+        self.control = Control(config.control, self.world, self.faults, self.parts)
+
+    async def start(self) -> None:
+        """Everything listens when it returns. What did start is stopped again if something cannot."""
+        try:
+            for name in self.config.parts:
+                module = importlib.import_module(f"flows.lab.{name}")
+                self.parts[name] = await module.start(self.config, self.world, self.faults)
+            await self.control.open()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        await self.control.stop()
+        for name in reversed(list(self.parts)):
+            await self.parts.pop(name).stop()
+
+    def state(self) -> dict[str, Any]:
+        """What the state file holds. No secret: those are in the configuration of whoever started the lab."""
+        return {
+            "pid": os.getpid(),
+            "started_at": int(time.time()),
+            "control": self.control.site.url,
+            "endpoints": {name: dict(part.endpoints) for name, part in self.parts.items()},
+            "nodes": self._nodes(),
+        }
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes as the product's placement wants them."""
+        proxmox = self.config.proxmox
+        return [
+            {
+                "name": node.name,
+                "memory_mb": node.memory_mb,
+                "disk_gb": node.disk_gb,
+                "cores": node.cores,
+                "storage": next((s.name for s in proxmox.storages if "rootdir" in s.content and (not s.nodes or node.name in s.nodes)), ""),
+                "bridge": next(iter(proxmox.bridges), ""),
+                "templates": {t.flavor: t.vmid for t in proxmox.templates if t.node == node.name},
+            }
+            for node in proxmox.nodes
+        ]
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Atomically, readable by its owner alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(state, file, indent=1)
+        file.write("\n")
+    fresh.replace(path)
+
+
+async def run(config: LabConfig) -> None:
+    """Runs until a signal comes."""
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    lab = Lab(config)
+    await lab.start()
+    try:
+        write_state(config.state_file, lab.state())
+        log.info("ready: control %s, parts %s", lab.control.site.url, ", ".join(lab.parts))
+        await ending.wait()
+    finally:
+        config.state_file.unlink(missing_ok=True)
+        await lab.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.lab", description="the whole fleet on one machine, without Proxmox")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.json")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        config = load(arguments.config)
+    except BadInput as error:
+        log.error("%s", error)
+        return 2
+    try:
+        asyncio.run(run(config))
+    except (OSError, ImportError) as error:
+        log.error("a part could not start: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

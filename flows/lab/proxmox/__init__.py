@@ -1,0 +1,153 @@
+"""The lab's Proxmox: an HTTPS face with the API's own errors, locks, tasks, rights and reason phrases over records of containers.
+
+::
+
+    face ── who, what, may they, where, is it well formed ──▶ routing ──▶ lxc, clone, config, power, snapshots, api_*, task_api
+                                                                             │ Cluster: world, locks, tasks, rights
+                                                                             ▼
+                                                                       World.changed → agents, bridge, …
+
+The address is one that moves to a living node, as a floating address would: it answers while any node is online. A cluster with
+an even number of nodes is taken to have a QDevice, so that the loss of one node of two leaves it quorate.
+Not simulated: HA, migration, vzdump and restore, virtual machines, pending changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.lab.config import LabConfig, split_bind
+from flows.lab.faults import Faults
+from flows.lab.part import PartError
+from flows.lab.proxmox import guest, tls
+from flows.lab.proxmox.cluster import Cluster
+from flows.lab.proxmox.face import Face
+from flows.lab.proxmox.rights import Identity
+from flows.lab.proxmox.tasks import Task
+from flows.lab.serving import Site
+from flows.lab.world import LabContainer, World
+
+#: Who acts when somebody works behind the controller's back.
+PERSON = Identity("root@pam", root=True)
+
+
+class Proxmox:
+    """The running part. ``manipulate`` is a person at the node: start, stop, destroy, lock, unlock, node down and up."""
+
+    name = "proxmox"
+
+    def __init__(self, cluster: Cluster, site: Site, certificate: tls.Tls) -> None:
+        self.cluster, self._site, self._tls = cluster, site, certificate
+
+    @property
+    def endpoints(self) -> Mapping[str, str]:
+        return {
+            "url": self._site.url,
+            "address": f"{self._site.host}:{self._site.port}",
+            "ca_file": str(self._tls.ca_file),
+            "fingerprint": self._tls.fingerprint,
+        }
+
+    async def stop(self) -> None:
+        await self._site.close()
+        await self.cluster.tasks.stop()
+
+    async def restart(self) -> None:
+        """As ``systemctl restart pveproxy``: connections break, tasks and locks stay."""
+        await self._site.close()
+        await self._site.open()
+
+    def inspect(self) -> dict[str, Any]:
+        return {
+            "nodes": {n.name: {"online": n.online} for n in self.cluster.world.nodes.values()},
+            "quorate": self.cluster.quorate(),
+            "containers": [describe(c) for c in sorted(self.cluster.world.containers.values(), key=lambda c: c.vmid)],
+            "tasks": [t.entry() for t in self.cluster.tasks.newest_first()[:200]],
+            "calls": list(self.cluster.calls)[-200:],
+        }
+
+    async def manipulate(self, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if op in ("down", "up"):
+            return await self._node(op, str(arguments["node"]))
+        container = self.cluster.world.containers.get(int(arguments["vmid"]))
+        if container is None:
+            raise PartError(f"there is no container {arguments['vmid']}")
+        if op == "lock":
+            lock = str(arguments.get("lock", "backup"))
+            if lock not in guest.LOCKS:
+                raise PartError(f"lock: {lock!r} is none of {', '.join(guest.LOCKS)}")
+            container.lock = lock
+            await self.cluster.world.changed(container.vmid)
+        elif op == "unlock":
+            container.lock = None
+            await self.cluster.world.changed(container.vmid)
+        elif op in ("start", "stop", "destroy"):
+            await self._person(op, container)
+        else:
+            raise PartError(f"op: {op!r} is none of start, stop, destroy, lock, unlock, down, up")
+        return describe(container)
+
+    async def _person(self, op: str, container: LabContainer) -> None:
+        """A finished task of root@pam, and its effect, whatever the lock."""
+
+        async def body(task: Task) -> None:
+            if op == "start":
+                container.start()
+            else:
+                container.stop()
+            if op == "destroy":
+                self.cluster.world.containers.pop(container.vmid, None)
+            await self.cluster.world.changed(container.vmid)
+
+        task = self.cluster.tasks.spawn(container.node, f"vz{op}", str(container.vmid), PERSON, body)
+        if task.job is not None:
+            await task.job
+
+    async def _node(self, op: str, name: str) -> dict[str, Any]:
+        """A node that goes down takes its containers and tasks with it; at its return those with ``onboot`` start."""
+        node = self.cluster.world.nodes.get(name)
+        if node is None:
+            raise PartError(f"there is no node {name!r}, only {', '.join(self.cluster.world.nodes)}")
+        changing, node.online = node.online != (op == "up"), op == "up"
+        if changing and op == "down":
+            for task in self.cluster.tasks.running():
+                if task.node == name and task.job is not None:
+                    task.dies = True
+                    task.job.cancel()
+        for container in list(self.cluster.on(name)) if changing else []:
+            if op == "down":
+                container.stop()
+            elif container.config.get("onboot") and not container.lock and not container.template:
+                container.start()
+            await self.cluster.world.changed(container.vmid)
+        return {"node": name, "online": node.online}
+
+
+def describe(container: LabContainer) -> dict[str, Any]:
+    """A container for the control API. No secret: what the agent holds is the agents' own to tell."""
+    return {
+        "vmid": container.vmid,
+        "node": container.node,
+        "status": container.status,
+        "lock": container.lock,
+        "template": container.template,
+        "name": container.config.get("hostname"),
+        "address": container.address,
+        "config": dict(container.config),
+        "snapshots": sorted(container.snapshots),
+        "trusted": container.trusted_key is not None,
+        "agent": container.agent is not None,
+    }
+
+
+async def start(config: LabConfig, world: World, faults: Faults) -> Proxmox:
+    """Listens when it returns. Raises OSError where the address is taken."""
+    cluster = Cluster(config.proxmox, world, faults)
+    host, port = split_bind(config.proxmox.bind)
+    names = ["localhost", *(n.name for n in config.proxmox.nodes)]
+    certificate = tls.make(config.proxmox.ca_dir, [host, "127.0.0.1", *(n.address for n in config.proxmox.nodes)], names)
+    cluster.fingerprint = certificate.fingerprint
+    site = Site((host, port), Face(cluster).app, certificate.context)
+    await site.open()
+    return Proxmox(cluster, site, certificate)
