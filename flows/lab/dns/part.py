@@ -45,8 +45,9 @@ class DnsPart:
     def __init__(self, config: DnsConfig, faults: Faults) -> None:
         try:
             key = dns.tsig.Key(config.tsig_name, config.tsig_secret.get_secret_value(), config.tsig_algorithm)
+            dns.tsig.get_context(key)  # type: ignore[no-untyped-call] # untyped there; refuses an unknown algorithm
             self.zone = Zone(config.zone)
-        except (dns.exception.DNSException, ValueError) as error:
+        except (dns.exception.DNSException, ValueError, NotImplementedError) as error:
             raise BadInput("dns", config.zone, why=f"zone or TSIG key is not valid: {type(error).__name__}") from None
         self.server = Server(self.zone, key)
         self._host, self.port = split_bind(config.bind)

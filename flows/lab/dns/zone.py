@@ -73,7 +73,7 @@ class Zone:
     def put(self, name: Name, rtype: str, values: list[str], ttl: int, *, add: bool = False) -> None:
         """Replaces (or extends) a record set without any protocol. Raises dnspython's errors for nonsense."""
         kind = _T.from_text(rtype)
-        fresh = dns.rdataset.from_text_list(IN, kind, ttl, values, origin=self.origin)
+        fresh = dns.rdataset.from_text_list(IN, kind, ttl, values, origin=self.origin, relativize=False)
         node = self._nodes.setdefault(name, {})
         if add and kind in node:
             for rdata in fresh:
