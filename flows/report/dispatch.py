@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 BATCH, SUBMISSIONS = 50, 8
 #: Longest pauses, in seconds: between two tries of a message, before the next message of a channel that failed, and of a failing loop.
 LONGEST_RETRY_S, LONGEST_HOLD_S, LONGEST_PAUSE_S = 300.0, 30.0, 5.0
-#: Characters left for what the notifier adds: the footer with the key, and the people that a ping names.
-_ROOM = text.LIMIT - 200
+#: Characters of a batch of audit lines, so that header and footer fit beside them.
+_BATCH_ROOM = text.LIMIT - 300
 #: Seconds beyond a client's own time-out after which we stop waiting for it.
 _GRACE_S = 1.0
 
@@ -92,7 +92,7 @@ class Dispatcher:
         now = self.clock()
         self._holds = {channel: until for channel, until in self._holds.items() if until > now}
         async with self.database.write() as tx:
-            await outbox.fold(tx, over=notify.fold_over, line=text.line, room=_ROOM - 50)
+            await outbox.fold(tx, over=notify.fold_over, line=text.line, room=_BATCH_ROOM)
             claimed = await outbox.claim(tx, self.owner, tx.now + int(notify.claim_s * 1000), BATCH, without=self._holds)
             notices = await outbox.dead_notices(tx, {message.channel for message in claimed})
         channels = [list(group) for _, group in groupby(sorted(claimed, key=lambda m: m.channel.value), key=lambda m: m.channel)]
@@ -149,7 +149,7 @@ class Dispatcher:
 
     async def _post(self, message: Message, notice: DeadNotice | None) -> Delivery:
         async def sending() -> Delivery:
-            body = text.render(message.event, limit=_ROOM, notice=_told(notice))
+            body = text.render(message.event, limit=self._room(message), notice=_told(notice))
             return await self.notifier.send(message.channel.value, body, ping=message.ping, key=message.key)
 
         return await _bounded(sending(), self.settings.notify.timeout_s)
@@ -160,6 +160,11 @@ class Dispatcher:
             return await self.notifier.mail(message.severity.value, subject, text.render(message.event), key=message.key)
 
         return await _bounded(sending(), self.settings.notify.timeout_s)
+
+    def _room(self, message: Message) -> int:
+        """Characters left beside what the notifier adds: the footer with the key, and the people that a ping names."""
+        people = 25 * len(self.settings.notify.ping_users) if message.ping else 0
+        return max(text.LIMIT - text.size(message.key) - 8 - people, text.LIMIT // 2)
 
     def _wait(self, message: Message, delivery: Delivery) -> float:
         """Seconds until the next try: what the peer asked for, and never less than our own growing pause."""
