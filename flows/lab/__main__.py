@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from flows.errors import BadInput
 from flows.lab.config import LabConfig, load
 from flows.lab.control import Control
 from flows.lab.faults import Faults
+from flows.lab.launch import start_ticks
 from flows.lab.part import Part
 from flows.lab.world import World
 
@@ -56,7 +56,7 @@ class Lab:
         """What the state file holds. No secret: those are in the configuration of whoever started the lab."""
         return {
             "pid": os.getpid(),
-            "started_at": int(time.time()),
+            "started": start_ticks(os.getpid()),
             "control": self.control.site.url,
             "endpoints": {name: dict(part.endpoints) for name, part in self.parts.items()},
             "nodes": self._nodes(),

@@ -17,7 +17,7 @@ from flows.lab.config import ControlConfig, split_bind
 from flows.lab.faults import Fault, Faults, Mode
 from flows.lab.part import Manipulable, Part, PartError, Restartable, Routed
 from flows.lab.serving import Refused, Site, bearer_is, problem, read_json, refusals, refuse, unauthorized
-from flows.lab.world import LabAgent, LabContainer, World
+from flows.lab.world import LabAgent, LabContainer, World, describe
 
 Order = TypeVar("Order", bound=BaseModel)
 TARGETS = ("proxmox", "agents", "bridge", "dns", "discord", "artifacts", "runner")
@@ -52,7 +52,8 @@ class DnsOrder(BaseModel):
     op: str = Field(pattern="^(delete|replace|add)$")
     name: str = Field(min_length=1)
     rtype: str | None = None
-    value: str | None = None
+    value: str | list[str] | None = None
+    ttl: int | None = Field(None, ge=0)
 
 
 class RegistrationOrder(BaseModel):
@@ -99,7 +100,7 @@ class Control:
                 web.post("/agents/{vmid:[0-9]+}/{op}", self.agent),
                 web.post("/dns", self.dns),
                 web.post("/bridge/register", self.register),
-                web.post("/bridge/deregister", self.deregister),
+                web.post("/bridge/{op:deregister|configure}", self.bridge),
             ]
         )
         for part in self.parts.values():
@@ -124,6 +125,7 @@ class Control:
                 "at": time.time(),
                 "started_at": self.started,
                 "parts": {name: {"endpoints": dict(part.endpoints), **part.inspect()} for name, part in self.parts.items()},
+                "containers": {str(c.vmid): describe(c) for c in self.world.containers.values()},
                 "agents": {str(c.vmid): _agent(c, c.agent) for c in self.world.containers.values() if c.agent is not None},
                 "faults": [_fault(f) for f in self.faults.armed.values()],
             }
@@ -142,8 +144,10 @@ class Control:
         return web.json_response(_fault(self.faults.arm(order.target, order.mode, until=until, **options)), status=201)
 
     async def clear(self, request: web.Request) -> web.Response:
-        """All, one by its id in the path, or those of ``?target=``."""
-        one = request.match_info.get("id")
+        """All, one by its id (in the path or as ``?id=``), or those of ``?target=``."""
+        one = request.match_info.get("id") or request.query.get("id")
+        if one is not None and not one.isdigit():
+            raise refuse(problem(422, "id: must be a number", field="id"))
         gone = self.faults.clear(None if one is None else int(one), request.query.get("target"))
         if one is not None and not gone:
             raise refuse(problem(404, f"there is no fault {one}"))
@@ -187,8 +191,8 @@ class Control:
     async def register(self, request: web.Request) -> web.Response:
         return await self._manipulate("bridge", "register", (await _body(request, RegistrationOrder)).model_dump())
 
-    async def deregister(self, request: web.Request) -> web.Response:
-        return await self._manipulate("bridge", "deregister", await read_json(request))
+    async def bridge(self, request: web.Request) -> web.Response:
+        return await self._manipulate("bridge", request.match_info["op"], await read_json(request))
 
     async def restart(self, request: web.Request) -> web.Response:
         part = self._part(request.match_info["name"])

@@ -101,3 +101,20 @@ class World:
 
     def by_address(self, address: str) -> LabContainer | None:
         return next((c for c in self.containers.values() if c.address == address and not c.template), None)
+
+
+def describe(container: LabContainer) -> dict[str, Any]:
+    """A container for the control API. No secret: what the agent holds is the agents' own to tell."""
+    return {
+        "vmid": container.vmid,
+        "node": container.node,
+        "status": container.status,
+        "lock": container.lock,
+        "template": container.template,
+        "name": container.config.get("hostname"),
+        "address": container.address,
+        "config": dict(container.config),
+        "snapshots": sorted(container.snapshots),
+        "trusted": container.trusted_key is not None,
+        "agent": container.agent is not None,
+    }

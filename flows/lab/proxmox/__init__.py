@@ -26,7 +26,7 @@ from flows.lab.proxmox.face import Face
 from flows.lab.proxmox.rights import Identity
 from flows.lab.proxmox.tasks import Task
 from flows.lab.serving import Site
-from flows.lab.world import LabContainer, World
+from flows.lab.world import LabContainer, World, describe
 
 #: Who acts when somebody works behind the controller's back.
 PERSON = Identity("root@pam", root=True)
@@ -62,7 +62,6 @@ class Proxmox:
         return {
             "nodes": {n.name: {"online": n.online} for n in self.cluster.world.nodes.values()},
             "quorate": self.cluster.quorate(),
-            "containers": [describe(c) for c in sorted(self.cluster.world.containers.values(), key=lambda c: c.vmid)],
             "tasks": [t.entry() for t in self.cluster.tasks.newest_first()[:200]],
             "calls": list(self.cluster.calls)[-200:],
         }
@@ -122,23 +121,6 @@ class Proxmox:
                 container.start()
             await self.cluster.world.changed(container.vmid)
         return {"node": name, "online": node.online}
-
-
-def describe(container: LabContainer) -> dict[str, Any]:
-    """A container for the control API. No secret: what the agent holds is the agents' own to tell."""
-    return {
-        "vmid": container.vmid,
-        "node": container.node,
-        "status": container.status,
-        "lock": container.lock,
-        "template": container.template,
-        "name": container.config.get("hostname"),
-        "address": container.address,
-        "config": dict(container.config),
-        "snapshots": sorted(container.snapshots),
-        "trusted": container.trusted_key is not None,
-        "agent": container.agent is not None,
-    }
 
 
 async def start(config: LabConfig, world: World, faults: Faults) -> Proxmox:

@@ -1,0 +1,422 @@
+"""Starts and ends a lab as a program of its own, for ``zlh lab``, ``zlh up``, the demo and tests. Standard library alone.
+
+A lab lives in a directory: ``config.json`` (0600, its secrets), ``state.json`` (written by the lab when it is ready), ``lab.pid``,
+``lab.log``, ``lock``. The lab holds ``lock`` as long as it lives, whoever started it; a process id is believed only with its start time.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.errors import AutomationError, BadInput, Busy, DeadlineExceeded, Unreachable
+
+#: The product's channels, in the order of its settings.
+CHANNELS = {
+    "critical": "alerts-critical",
+    "repairs": "alerts-repairs",
+    "billing": "alerts-billing",
+    "provisioning": "alerts-provisioning",
+    "health": "system-health",
+    "audit": "audit-log",
+}
+READY_S, END_S = 30.0, 10.0
+#: Binds of the configuration, and the endpoint whose port they keep from one run to the next.
+_BINDS = {
+    "proxmox": ("bind", "address"),
+    "bridge": ("bind", "url"),
+    "dns": ("bind", "server"),
+    "discord": ("bind", "url"),
+    "artifacts": ("bind", "url"),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """A lab that was ready. ``secrets`` never appear in its representation."""
+
+    directory: Path
+    pid: int
+    control_url: str
+    control_token: str = field(repr=False)
+    endpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    nodes: tuple[Mapping[str, Any], ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot; None: there is none, or it is a zombie. With the pid it names one process for good."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def load(directory: Path) -> State:
+    """The state of the lab in ``directory``. Raises Unreachable where none runs."""
+    directory = directory.resolve()
+    found = _pid(directory)
+    try:
+        config, state = _read(directory / "config.json"), _read(directory / "state.json")
+    except OSError:
+        found = None
+    if found is None or state["pid"] != found:
+        raise Unreachable(f"the lab in {directory}", why="does not run", remedy="start it: zlh lab up")
+    return State(directory, found, state["control"], config["control"]["token"], state["endpoints"], tuple(state["nodes"]), config)
+
+
+def up(
+    directory: Path,
+    *,
+    project_dir: Path = Path("."),
+    backends_url: str = "",
+    backends_token: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    deadline_s: float = READY_S,
+) -> State:
+    """Starts the lab, or finds it running, and returns when it is ready. ``backends_url`` is where the proxy bridge asks for its backends.
+
+    ``overrides`` are merged into the configuration of a lab that is started. Secrets and ports are kept from one run to the next.
+    Raises Busy (somebody else starts or ends it now), DeadlineExceeded or AutomationError with the end of its log.
+    """
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _starting(directory) as lock:
+        if lock is None:
+            state = _wait_ready(directory, None, deadline_s)
+            _point_bridge(state, backends_url, backends_token)
+            return state
+        config = _configuration(directory, project_dir, backends_url, backends_token, overrides or {})
+        for attempt in (1, 2):
+            _write(directory / "config.json", config)
+            (directory / "state.json").unlink(missing_ok=True)
+            process = _spawn(directory, lock)
+            try:
+                state = _wait_ready(directory, process, deadline_s)
+                break
+            except AutomationError:
+                _end(process.pid)
+                if attempt == 2 or "Address already in use" not in _tail(directory):
+                    raise
+                _any_port(config)  # somebody took a port that was ours in the last run
+        _keep_ports(config, state)
+        _write(directory / "config.json", config)
+        return load(directory)
+
+
+def down(directory: Path) -> bool:
+    """Ends the lab: TERM, then KILL; also one whose launcher was killed. True if one ran; harmless otherwise."""
+    directory = directory.resolve()
+    if not directory.is_dir():
+        return False
+    deadline = time.monotonic() + END_S
+    pid = _pid(directory)
+    while pid is None and _held(directory):  # started a moment ago: it has not said yet who it is
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"ending the lab in {directory}", why="something holds its lock and does not say its process id")
+        time.sleep(0.05)
+        pid = _pid(directory)
+    if pid is not None:
+        _end(pid)
+    for name in ("state.json", "lab.pid"):
+        (directory / name).unlink(missing_ok=True)
+    return pid is not None
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """``running``, and of a running lab its process, endpoints, container counts and armed faults."""
+    try:
+        state = load(directory)
+    except Unreachable:
+        return {"running": False, "directory": str(directory)}
+    live = call(state, "GET", "/state")
+    containers = [c for c in live["containers"].values() if not c["template"]]
+    return {
+        "running": True,
+        "directory": str(state.directory),
+        "pid": state.pid,
+        "control": state.control_url,
+        "endpoints": {name: dict(values) for name, values in state.endpoints.items()},
+        "containers": {"all": len(containers), "running": sum(c["status"] == "running" for c in containers)},
+        "nodes": {name: node["online"] for name, node in live["parts"].get("proxmox", {}).get("nodes", {}).items()},
+        "faults": live["faults"],
+    }
+
+
+def fault(directory: Path, target: str, mode: str, **options: Any) -> dict[str, Any]:
+    """Arms a fault (``call``, ``count``, ``for_s``, ``status``, ``seconds``, ``message``). Raises BadInput naming a wrong field."""
+    armed: dict[str, Any] = call(load(directory), "POST", "/faults", {"target": target, "mode": mode, **options})
+    return armed
+
+
+def clear(directory: Path, fault_id: int | None = None) -> int:
+    """Disarms one fault or all; returns how many."""
+    query = "" if fault_id is None else f"?id={fault_id}"
+    return int(call(load(directory), "DELETE", f"/faults{query}")["cleared"])
+
+
+def call(state: State, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 30.0) -> Any:
+    """A request to the control API. Raises BadInput (refused, with the field), Unreachable or AutomationError."""
+    request = urllib.request.Request(  # noqa: S310 - the URL comes from the lab's own state file
+        state.control_url + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {state.control_token}", "Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout_s) as response:
+            raw = response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            answer = json.loads(error.read() or b"{}")
+        if error.code == 422:
+            name = answer.get("field", path)
+            raise BadInput(name, (body or {}).get(name), why=answer.get("detail", ""), remedy="correct it and try again") from error
+        raise AutomationError(f"lab: {method} {path}", why=answer.get("detail", f"HTTP {error.code}")) from error
+    except OSError as error:
+        raise Unreachable(f"lab: {method} {path}", why=str(error), remedy="look at it: zlh lab status") from error
+    return json.loads(raw) if raw else None
+
+
+def env(state: State) -> dict[str, str]:
+    """The ``ZLH_*`` variables with which the product talks to this lab. They hold secrets."""
+    config, points = state.config, state.endpoints
+    token = config["proxmox"]["tokens"][0]
+    player_host, _, player_port = points["bridge"]["players"].rpartition(":")
+    hooks = {f"ZLH_NOTIFY__{key.upper()}": config["discord"]["webhooks"][channel] for key, channel in CHANNELS.items()}
+    pool = points["agents"]["pool"]
+    return {
+        "ZLH_PROXMOX__HOST": points["proxmox"]["address"],
+        "ZLH_PROXMOX__USER": token["user"],
+        "ZLH_PROXMOX__TOKEN_NAME": token["name"],
+        "ZLH_PROXMOX__TOKEN": token["secret"],
+        "ZLH_PROXMOX__CA_FILE": points["proxmox"]["ca_file"],
+        "ZLH_PROXMOX__POLL_S": "0.2",
+        "ZLH_AGENT__PORT": points["agents"]["port"],
+        "ZLH_AGENT__TLS": "true",
+        "ZLH_PROXY__URL": points["bridge"]["url"],
+        "ZLH_PROXY__TOKEN": config["bridge"]["token"],
+        "ZLH_PROXY__PLAYER_ADDRESS": player_host,
+        "ZLH_PROXY__PLAYER_PORT": player_port,
+        "ZLH_DNS__SERVER": points["dns"]["server"],
+        "ZLH_DNS__ZONE": points["dns"]["zone"],
+        "ZLH_DNS__TSIG_NAME": config["dns"]["tsig_name"],
+        "ZLH_DNS__TSIG_SECRET": config["dns"]["tsig_secret"],
+        "ZLH_DNS__TSIG_ALGORITHM": config["dns"]["tsig_algorithm"],
+        "ZLH_NOTIFY__BASE_URL": points["discord"]["webhooks"],
+        **hooks,
+        "ZLH_ANSIBLE__RUNNER": "lab",
+        "ZLH_ANSIBLE__LAB_URL": state.control_url,
+        "ZLH_ANSIBLE__LAB_TOKEN": state.control_token,
+        "ZLH_ARTIFACTS__URL": points["artifacts"]["url"],
+        "ZLH_NETWORK__POOL": pool,
+        "ZLH_NETWORK__GATEWAY": pool.split("/")[0].rpartition(".")[0] + ".1",
+        "ZLH_NETWORK__CONTROL_ADDRESSES": "127.0.0.1",
+    }
+
+
+# ── the configuration ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _generated(directory: Path) -> dict[str, Any]:
+    """Everything that needs a value of its own; the rest are the program's defaults."""
+    hook = 1_400_000_000_000_000_000
+    return {
+        "state_file": str(directory / "state.json"),
+        "control": {"bind": "127.0.0.1:0", "token": secrets.token_urlsafe(32)},
+        "proxmox": {
+            "bind": "127.0.0.1:0",
+            "ca_dir": str(directory / "proxmox-ca"),
+            "tokens": [{"user": "zlh@pve", "name": "autopilot", "secret": secrets.token_hex(16)}],
+            "users": [{"user": "root@pam", "password": secrets.token_urlsafe(16)}],
+        },
+        "agents": {"pool": "127.20.0.0/16", "port": 0},
+        "bridge": {"bind": "127.0.0.1:0", "players_bind": "127.0.0.1:0", "token": secrets.token_urlsafe(32)},
+        "dns": {
+            "bind": "127.0.0.1:0",
+            "zone": "play.example",
+            "tsig_name": "zlh",
+            "tsig_secret": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "tsig_algorithm": "hmac-sha256",
+        },
+        "discord": {
+            "bind": "127.0.0.1:0",
+            "webhooks": {channel: f"{hook + number}/{secrets.token_urlsafe(24)}" for number, channel in enumerate(CHANNELS.values())},
+        },
+        "artifacts": {"bind": "127.0.0.1:0"},
+        "runner": {},
+    }
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, table by table."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def _configuration(directory: Path, project_dir: Path, url: str, token: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    config = _generated(directory)
+    with contextlib.suppress(OSError, ValueError):  # none yet, or half written by a predecessor: generated anew
+        merge(config, _read(directory / "config.json"))
+    merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
+    merge(config, {"proxmox": {"ca_dir": str(directory / "proxmox-ca")}, "bridge": {"backends_url": url, "backends_token": token}})
+    return merge(config, overrides)
+
+
+def _port(endpoint: str) -> str:
+    return endpoint.rstrip("/").rpartition(":")[2]
+
+
+def _keep_ports(config: dict[str, Any], state: State) -> None:
+    """The next run listens where this one did, so that settings which name the ports stay true."""
+    for part, (bind, endpoint) in _BINDS.items():
+        if part in state.endpoints:
+            config[part][bind] = f"127.0.0.1:{_port(state.endpoints[part][endpoint])}"
+    config["control"]["bind"] = f"127.0.0.1:{_port(state.control_url)}"
+    if "bridge" in state.endpoints:
+        config["bridge"]["players_bind"] = state.endpoints["bridge"]["players"]
+    if "agents" in state.endpoints:
+        config["agents"]["port"] = int(state.endpoints["agents"]["port"])
+
+
+def _any_port(config: dict[str, Any]) -> None:
+    for part, (bind, _) in _BINDS.items():
+        config[part][bind] = "127.0.0.1:0"
+    config["control"]["bind"] = config["bridge"]["players_bind"] = "127.0.0.1:0"
+    config["agents"]["port"] = 0
+
+
+def _point_bridge(state: State, url: str, token: str) -> None:
+    """A lab that ran already may have been started for another control listener, or for none."""
+    bridge = state.config.get("bridge", {})
+    if url and "bridge" in state.endpoints and (bridge.get("backends_url"), bridge.get("backends_token")) != (url, token):
+        call(state, "POST", "/bridge/configure", {"backends_url": url, "token": token})
+        _write(state.directory / "config.json", merge(dict(state.config), {"bridge": {"backends_url": url, "backends_token": token}}))
+
+
+# ── files and processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(value, file, indent=1)
+    fresh.replace(path)
+
+
+@contextlib.contextmanager
+def _starting(directory: Path) -> Iterator[int | None]:
+    """The lock's descriptor, to be handed to the lab; None where a lab (or its launcher) holds it already."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _held(directory: Path) -> bool:
+    with _starting(directory) as lock:
+        return lock is None
+
+
+#: Children of this process, so that they can be reaped.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def _spawn(directory: Path, lock: int) -> subprocess.Popen[bytes]:
+    """A session of its own: a Ctrl-C for the launcher does not reach it. Secrets travel in the 0600 file, never in argv."""
+    with (directory / "lab.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own argv, no shell
+            [sys.executable, "-m", "flows.lab", "--config", str(directory / "config.json")],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock,),
+            env={k: v for k, v in os.environ.items() if not k.startswith("ZLH_")},
+        )
+    _children[process.pid] = process
+    _write(directory / "lab.pid", {"pid": process.pid, "started": start_ticks(process.pid)})
+    return process
+
+
+def _pid(directory: Path) -> int | None:
+    """The lab's process id, as its launcher or the lab itself wrote it, if that very process still lives."""
+    for name in ("lab.pid", "state.json"):
+        try:
+            entry = _read(directory / name)
+        except (OSError, ValueError):
+            continue
+        pid, started = entry.get("pid"), entry.get("started")
+        if isinstance(pid, int) and started is not None and start_ticks(pid) == started:
+            return pid
+    return None
+
+
+def _tail(directory: Path, lines: int = 12) -> str:
+    try:
+        return "\n".join((directory / "lab.log").read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _wait_ready(directory: Path, process: subprocess.Popen[bytes] | None, deadline_s: float) -> State:
+    """Polls until the state file names the living lab. ``process`` None: somebody else started it."""
+    what, deadline = f"starting the lab in {directory}", time.monotonic() + deadline_s
+    while True:
+        with contextlib.suppress(Unreachable, ValueError, KeyError):
+            return load(directory)
+        if process is not None and process.poll() is not None:
+            raise AutomationError(what, why=f"it ended with {process.returncode}:\n{_tail(directory)}", remedy=f"see {directory}/lab.log")
+        if process is None and not _held(directory):
+            raise Busy(what, why="the lab that held the directory is ending", remedy="try again", retry_after=1.0)
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(what, why=f"not ready after {deadline_s:g} s:\n{_tail(directory)}", remedy=f"see {directory}/lab.log")
+        time.sleep(0.05)
+
+
+def _end(pid: int) -> None:
+    """TERM, KILL after a grace; returns when that process is gone. Its start time guards against a pid that was handed on."""
+    started = start_ticks(pid)
+    for number, grace_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, 5.0)):
+        if started is None or start_ticks(pid) != started:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + grace_s
+        while start_ticks(pid) == started and time.monotonic() < deadline:
+            time.sleep(0.02)
+    child = _children.pop(pid, None)
+    if child is not None:
+        child.wait()
