@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flows.decide.remedies import mend
 from flows.decide.sightings import container_stopped
 from flows.decide.wanted import suspended
 from flows.domain.agent import AgentStatus, WorkloadState
@@ -38,7 +39,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 host=server.node,
                 sources=SOURCES,
                 evidence={"billing": standing.value if standing else None, "state": server.state.value, "workload": answer.value.state.value},
-                remedy=f"zlh stop {server.name}",
+                remedy=mend(snapshot, f"zlh stop {server.name}"),
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide import orders
+from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.operation import OperationState
 from flows.domain.snapshot import Snapshot
@@ -24,7 +25,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             operation,
             f"cleaning up failed{f' {operation.undo_failures} times: a person is needed' if given_up else ''}",
             action=None if given_up else Action.UNDO_AGAIN,
-            remedy=f"zlh operations retry {operation.id}",
+            remedy=mend(snapshot, f"zlh operations retry {operation.id}"),
             evidence={"failures": operation.undo_failures, "error": dict(operation.error or {})},
             sources=SOURCES,
             not_before=None if given_up else operation.progress_at + policy.cleanup_backoff_ms * 2 ** max(operation.undo_failures - 1, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flows.decide.remedies import mend
 from flows.decide.sightings import observation_of
 from flows.decide.wanted import Names, fqdn, publishable
 from flows.domain import readiness
@@ -34,7 +35,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 host=server.node,
                 sources=SOURCES | {"agents"},
                 evidence={"name": name, "problem": wrong},
-                remedy=f"zlh start {server.name}",
+                remedy=mend(snapshot, f"zlh restart {server.name}"),
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide import stale
+from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.snapshot import Snapshot
 
@@ -29,7 +30,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             confirmed=not entry.needs_sightings or sighted >= policy.confirm_sweeps,
             sources=SOURCES,
             evidence={"name": entry.name, "why": entry.why},
-            remedy="zlh repair-level set 1",
+            remedy=mend(snapshot, "zlh findings"),
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide import orders
+from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.known import Known, Unknown
 from flows.domain.lease import Lease, LeaseKind
@@ -45,7 +46,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             operation,
             "its run is gone, the lease has expired",
             action=Action.REVOKE_AND_RESUBMIT,
-            remedy=f"zlh operations show {operation.id}",
+            remedy=mend(snapshot, f"zlh operations show {operation.id}"),
             evidence=evidence,
             sources=SOURCES,
             confirmed=not running,
@@ -71,7 +72,7 @@ def _left_behind(snapshot: Snapshot, lease: Lease) -> Finding:
         host=server.node if server else None,
         sources=SOURCES,
         evidence={"then": "release"},
-        remedy=f"zlh leases show {lease.subject}",
+        remedy=mend(snapshot, f"zlh leases show {lease.subject}"),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from flows.decide import orders
 from flows.decide.checks import stuck_provisioning
+from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.known import Known
 from flows.domain.operation import LIVE_STATES, engine_key
@@ -37,7 +38,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             operation,
             f"{what} attempt {operation.attempt}",
             action=Action.SUBMIT_ATTEMPT if run is None else Action.NEXT_ATTEMPT,
-            remedy=f"zlh operations show {operation.id}",
+            remedy=mend(snapshot, f"zlh operations show {operation.id}"),
             evidence={"then": "resubmit", "run": run.id if run is not None else None},
             sources=SOURCES,
         )

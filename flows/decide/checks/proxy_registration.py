@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flows.decide.remedies import mend
 from flows.decide.sightings import observation_of
 from flows.decide.stale import matches
 from flows.decide.wanted import publishable
@@ -36,7 +37,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 host=server.node,
                 sources=SOURCES | {"agents"},
                 evidence={"name": server.name, "address": server.address, "port": server.game_port, "problem": wrong},
-                remedy=f"zlh start {server.name}",
+                remedy=mend(snapshot, f"zlh restart {server.name}"),
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide import stale
+from flows.decide.remedies import mend
 from flows.decide.sightings import observation_of
 from flows.decide.wanted import publishable
 from flows.domain import readiness
@@ -30,7 +31,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             continue  # a wrong address of a ready server is registered again; of an unready one, see below
         said.add(entry.name)
         sighted = snapshot.fleet.sightings.get(entry.subject, 0) + 1
-        yield _finding(entry.name, entry.why, entry.server, not entry.needs_sightings or sighted >= policy.confirm_sweeps)
+        yield _finding(snapshot, entry.name, entry.why, entry.server, not entry.needs_sightings or sighted >= policy.confirm_sweeps)
     names = stale.holders_of_names(snapshot.fleet)
     for name in snapshot.proxy.value.registrations:
         server = names.get(name)
@@ -41,7 +42,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             continue  # the usual case, without building an observation
         seen = observation_of(snapshot, server.id)
         if seen is not None and readiness.may_withdraw(seen, snapshot.now):
-            yield _finding(name, "the server is not ready", server, seen.unready >= policy.confirm_sweeps, agents=True)
+            yield _finding(snapshot, name, "the server is not ready", server, seen.unready >= policy.confirm_sweeps, agents=True)
 
 
 def _says_ready(status: AgentStatus) -> bool:
@@ -52,7 +53,7 @@ def _known_ready_or_not(snapshot: Snapshot, server_id: str) -> bool:
     return readiness.fresh(observation_of(snapshot, server_id), snapshot.now)
 
 
-def _finding(name: str, why: str, server: Server | None, confirmed: bool, *, agents: bool = False) -> Finding:
+def _finding(snapshot: Snapshot, name: str, why: str, server: Server | None, confirmed: bool, *, agents: bool = False) -> Finding:
     return Finding(
         check=Check.PROXY_STALE_REGISTRATION,
         subject=f"proxy:{name}",
@@ -64,7 +65,7 @@ def _finding(name: str, why: str, server: Server | None, confirmed: bool, *, age
         confirmed=confirmed,
         sources=SOURCES | {"agents"} if agents else SOURCES,
         evidence={"name": name, "why": why},
-        remedy=f"zlh restart {name}" if agents else "zlh repair-level set 1",
+        remedy=mend(snapshot, f"zlh restart {name}" if agents else "zlh findings"),
     )
 
 

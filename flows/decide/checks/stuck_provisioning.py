@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide import orders
+from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.operation import LIVE_STATES, Operation, OperationState
 from flows.domain.snapshot import Fleet, Snapshot
@@ -27,7 +28,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 operation,
                 reason,
                 action=Action.FAIL_STUCK,
-                remedy=f"zlh operations cancel {operation.id}",
+                remedy=mend(snapshot, f"zlh operations show {operation.id}"),
                 evidence={"then": "compensate", "ends_as": orders.ends_as(operation).value, "step": operation.step.value if operation.step else None},
                 sources=SOURCES,
             )
