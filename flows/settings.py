@@ -40,6 +40,7 @@ class ApiSettings(Group):
     public_bind: str = Field("127.0.0.1:8700", description="address:port of the customers' listener (behind Traefik)")
     control_bind: str = Field("127.0.0.1:8701", description="address:port of the control listener: literal control-plane address")
     control_token: SecretStr = Field(SecretStr(""), description="Bearer token of the control listener (proxy bridge, metrics)")
+    admin_token: SecretStr = Field(SecretStr(""), description="Admin token with which the command line calls the API")
     requests_per_minute: int = Field(600, ge=1, description="Requests per minute and token or address before 429")
     max_body_bytes: int = Field(65_536, ge=1024, description="Largest request body, bytes")
     public_url: str = Field("", description="URL that the public listener has for its users; empty: relative links")

@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from flows.cli import services
+from flows.cli import brakes, labs, listings, look, orders, people, services
 from flows.errors import AutomationError, BadInput, MisconfiguredSetting, Unproven, Unreachable
 
 app = typer.Typer(
@@ -19,6 +19,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 services.add_to(app)
+listings.add_to(app)
+orders.add_to(app)
+brakes.add_to(app)
+people.add_to(app)
+look.add_to(app)
+labs.add_to(app)
 
 
 def status_of(error: AutomationError) -> int:

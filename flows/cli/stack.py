@@ -24,7 +24,7 @@ from flows.domain.node import Node
 from flows.errors import AutomationError
 from flows.lab import launch
 from flows.settings import Settings, load
-from flows.state import nodes
+from flows.state import nodes, tokens
 from flows.state.database import Database
 from flows.state.migrate import upgrade
 
@@ -76,6 +76,8 @@ class Stack:
         self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in self.register.clear_leftovers():
             self.say(f"ended {name}, left behind by a killed predecessor")
+        if self.fleet == "sim":
+            self._forget_lost_fleet()
         values = self._own_values()
         if self.fleet == "sim":
             control = values["ZLH_API__CONTROL_BIND"]
@@ -92,9 +94,24 @@ class Stack:
             values |= {k: v for k, v in os.environ.items() if k.startswith("ZLH_") and k != "ZLH_ENV_FILE"}
         self._write_env(values)
         self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
-        upgrade(self.settings.database.url.get_secret_value())
+        asyncio.run(upgrade(self.settings.database.url.get_secret_value()))
         if self.fleet == "sim":
             asyncio.run(self._seed_nodes())
+        if not self.settings.api.admin_token.get_secret_value():
+            values["ZLH_API__ADMIN_TOKEN"] = asyncio.run(self._admin_token())
+            self._write_env(values)
+            self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
+
+    def _forget_lost_fleet(self) -> None:
+        """The simulated containers live in the lab's memory: once it has ended, a database that remembers them would only raise alarms."""
+        if launch.status(self.dir / "lab")["running"] or not (self.dir / "zlh.db").exists():
+            return
+        self.say("the simulated fleet of the last run is gone: starting with an empty database")
+        for leftover in (*self.dir.glob("zlh.db*"), *self.dir.glob("prefect/prefect.db*")):
+            leftover.unlink()
+        if self.env_file.exists():
+            kept = [line for line in self.env_file.read_text().splitlines() if not line.startswith("ZLH_API__ADMIN_TOKEN")]
+            self.env_file.write_text("\n".join(kept) + "\n")
 
     def _own_values(self) -> dict[str, str]:
         """Secrets and addresses, generated once and kept."""
@@ -108,6 +125,7 @@ class Stack:
             "ZLH_API__PUBLIC_BIND": keep("ZLH_API__PUBLIC_BIND", lambda: f"127.0.0.1:{free_port()}"),
             "ZLH_API__CONTROL_BIND": keep("ZLH_API__CONTROL_BIND", lambda: f"127.0.0.1:{free_port()}"),
             "ZLH_API__CONTROL_TOKEN": keep("ZLH_API__CONTROL_TOKEN", lambda: secrets.token_urlsafe(32)),
+            **({"ZLH_API__ADMIN_TOKEN": kept["ZLH_API__ADMIN_TOKEN"]} if "ZLH_API__ADMIN_TOKEN" in kept else {}),
             "ZLH_ENGINE__URL": keep("ZLH_ENGINE__URL", lambda: f"http://127.0.0.1:{free_port()}/api"),
             "ZLH_ENGINE__AUTH": keep("ZLH_ENGINE__AUTH", lambda: f"zlh:{secrets.token_urlsafe(24)}"),
             "ZLH_AGENT__MASTER_SECRET": keep("ZLH_AGENT__MASTER_SECRET", lambda: secrets.token_urlsafe(32)),
@@ -127,6 +145,15 @@ class Stack:
             file.write("# Written by zlh up. Secrets: keep it 0600. Use it with ZLH_ENV_FILE.\n")
             file.writelines(f"{key}={value}\n" for key, value in sorted(values.items()))
         scratch.replace(self.env_file)
+
+    async def _admin_token(self) -> str:
+        """The command line's own token for the API."""
+        database = Database(self.settings.database.url.get_secret_value())
+        try:
+            async with database.write() as tx:
+                return (await tokens.create(tx, customer_id=None, role="admin", label="zlh up"))[1]
+        finally:
+            await database.close()
 
     async def _seed_nodes(self) -> None:
         """The simulated fleet's two nodes, with their templates."""

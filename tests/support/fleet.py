@@ -40,6 +40,14 @@ SHORT: Mapping[str, str] = {
 }
 
 
+#: The lab at full speed.
+FAST: Mapping[str, object] = {
+    "proxmox": {"timings": {"clone_s": 0.2, "start_s": 0.05, "stop_s": 0.05, "shutdown_s": 0.05, "destroy_s": 0.05, "refuse_s": 0.05}},
+    "agents": {"start_s": 0.1, "stop_s": 0.05},
+    "runner": {"task_s": 0.02},
+}
+
+
 @dataclass
 class World:
     """``env`` holds the ``ZLH_*`` variables that any process of the product needs to live in this world."""
@@ -68,7 +76,7 @@ class World:
 
 async def make(directory: Path, **overrides: str) -> World:
     """Starts the lab and prepares the database with one customer on plan ``pro``."""
-    state = launch.up(directory / "lab", project_dir=PROJECT, fast=True)
+    state = launch.up(directory / "lab", project_dir=PROJECT, overrides=FAST)
     env = {
         "ZLH_DATABASE__URL": f"sqlite+aiosqlite:///{directory}/zlh.db",
         "ZLH_AGENT__MASTER_SECRET": secrets.token_urlsafe(32),
@@ -82,7 +90,7 @@ async def make(directory: Path, **overrides: str) -> World:
         **overrides,
     }
     settings = load(env)
-    upgrade(settings.database.url.get_secret_value())
+    await upgrade(settings.database.url.get_secret_value())
     database = Database(settings.database.url.get_secret_value())
     try:
         async with database.write() as tx:

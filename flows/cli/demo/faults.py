@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from sqlalchemy import select
 
@@ -146,7 +147,7 @@ async def discord_down(stage: Stage, seconds: float) -> Row:
     return row
 
 
-async def _ended(stage: Stage, action: str, since_ms: int) -> object | None:
+async def _ended(stage: Stage, action: str, since_ms: int) -> Any | None:
     repair = await stage.repair(action, since_ms)
     return repair if repair is not None and repair.outcome is not None else None
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import select
 
@@ -104,7 +105,7 @@ async def _over(stage: Stage, operation_id: str) -> bool:
     return (await stage.operation(operation_id)).finished_at is not None
 
 
-async def _journal(stage: Stage, operation_id: str) -> list[object]:
+async def _journal(stage: Stage, operation_id: str) -> list[Any]:
     j = t.journal.c
     return await stage.rows(select(j.step, j.state, j.runs).where(j.operation_id == operation_id, j.direction == "do"))
 

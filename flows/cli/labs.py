@@ -1,0 +1,90 @@
+"""``zlh lab up|down|status|fault``: the simulated fleet by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import output
+
+Dir = Annotated[Path, typer.Option("--dir", help="directory of its state")]
+#: The same that ``zlh up`` uses, so that faults reach the fleet it runs.
+DEFAULT = Path("var/up/lab")
+TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner"
+MODES = "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, …"
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(help="The simulated fleet: Proxmox, agents, proxy, DNS, Discord, artifacts.", no_args_is_help=True)
+    group.command("up")(up)
+    group.command("down")(down)
+    group.command("status")(status)
+    group.command("fault")(fault)
+    app.add_typer(group, name="lab")
+
+
+def up(directory: Dir = DEFAULT, json: output.Json = False) -> None:
+    """Start the fleet and print how the product reaches it."""
+    from flows.cli.stack import PROJECT
+    from flows.lab import launch
+
+    state = launch.up(directory, project_dir=PROJECT)
+    if json:
+        output.data(launch.status(directory))
+        return
+    output.text(f"the lab runs (process {state.pid}); control API {state.control_url}")
+    for name, points in state.endpoints.items():
+        output.text(f"  {name:<10}" + "  ".join(str(v) for v in points.values()))
+    output.text("its settings for the product: zlh up uses them by itself")
+
+
+def down(directory: Dir = DEFAULT) -> None:
+    """End it; harmless when none runs."""
+    from flows.lab import launch
+
+    output.text("the lab has ended" if launch.down(directory) else "no lab ran here")
+
+
+def status(directory: Dir = DEFAULT, json: output.Json = False) -> None:
+    """What runs, and which faults are armed. Exit 1 when it does not run."""
+    from flows.lab import launch
+
+    found = launch.status(directory)
+    if json:
+        output.data(found)
+    elif found["running"]:
+        output.text(f"runs as process {found['pid']}: {found['containers']['running']} of {found['containers']['all']} containers run")
+        output.table(found["faults"], ("id", "target", "mode", "call", "hits", "count"), "no faults armed")
+    else:
+        output.text("does not run: zlh lab up")
+    raise SystemExit(0 if found["running"] else 1)
+
+
+def fault(
+    target: Annotated[str | None, typer.Argument(help=TARGETS)] = None,
+    mode: Annotated[str | None, typer.Argument(help=MODES)] = None,
+    call: Annotated[str, typer.Option(help="only calls like this: a glob over METHOD /path")] = "*",
+    count: Annotated[int | None, typer.Option(help="ends after so many hits")] = None,
+    lasting: Annotated[str | None, typer.Option("--for", help="ends after this time: 30s, 2m")] = None,
+    seconds: Annotated[float, typer.Option(help="how slow is slow")] = 5.0,
+    clear: Annotated[bool, typer.Option("--clear", help="end all faults")] = False,
+    directory: Dir = DEFAULT,
+) -> None:
+    """Break something on purpose."""
+    from flows.errors import BadInput
+    from flows.lab import launch
+
+    if clear:
+        output.text(f"ended {launch.clear(directory)} faults")
+        return
+    if target is None or mode is None:
+        raise BadInput("TARGET MODE", "missing", why="both are needed", remedy=f"targets: {TARGETS}; modes: {MODES}")
+    options: dict[str, Any] = {"call": call, "seconds": seconds}
+    if count is not None:
+        options["count"] = count
+    if lasting is not None:
+        options["for_s"] = output.seconds(lasting, "--for")
+    armed = launch.fault(directory, target, mode, **options)
+    output.text(f"fault {armed['id']}: {target} {mode}; end it: zlh lab fault --clear")
