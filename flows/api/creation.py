@@ -48,8 +48,7 @@ async def submit(deps: ApiDeps, order: Creation) -> Accepted:
             raise
         return repeated
     try:
-        async with deps.database.write() as tx:
-            return await intake.create(tx, order, place=deps.place, ranges=deps.ranges)
+        return await deps.database.apply(lambda tx: intake.create(tx, order, place=deps.place, ranges=deps.ranges))
     except NotFound as error:
         raise invalid([("customer_id", "no such customer")]) from error
     except Conflict as error:

@@ -12,6 +12,7 @@ from flows.api.deps import ApiDeps
 from flows.api.problems import Problem
 from flows.api.servers import ordered, owned
 from flows.api.views import operation_view
+from flows.domain.intake import Ordered
 from flows.domain.operation import Operation
 from flows.domain.server import Server
 from flows.state import journal, operations, orders
@@ -36,20 +37,24 @@ async def show(operation_id: uuid.UUID, caller: CallerOf, request: Request) -> J
 async def cancel(operation_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
     """Takes a creation back, any time before activation."""
     deps: ApiDeps = request.app.state.deps
-    async with deps.database.write() as tx:
+
+    async def work(tx: Tx) -> Ordered:
         await _owned(tx, operation_id, caller)
-        done = await orders.cancel(tx, str(operation_id), caller.actor)
-    return ordered(deps, done)
+        return await orders.cancel(tx, str(operation_id), caller.actor)
+
+    return ordered(deps, await deps.database.apply(work))
 
 
 @router.post("/api/operations/{operation_id:uuid}/retry", status_code=202)
 async def retry(operation_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
     """Tries a failed operation again, once everything of it is cleaned up."""
     deps: ApiDeps = request.app.state.deps
-    async with deps.database.write() as tx:
+
+    async def work(tx: Tx) -> Ordered:
         await _owned(tx, operation_id, caller)
-        done = await orders.retry(tx, str(operation_id), caller.actor, place=deps.place, ranges=deps.ranges)
-    return ordered(deps, done)
+        return await orders.retry(tx, str(operation_id), caller.actor, place=deps.place, ranges=deps.ranges)
+
+    return ordered(deps, await deps.database.apply(work))
 
 
 async def _owned(tx: Tx, operation_id: uuid.UUID, caller: Caller) -> tuple[Operation, Server]:

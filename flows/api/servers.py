@@ -98,10 +98,11 @@ async def _control(request: Request, server_id: uuid.UUID, caller: Caller, kind:
 
 
 async def _change(deps: ApiDeps, server_id: uuid.UUID, caller: Caller, order: Callable[[Tx], Awaitable[Ordered]]) -> JSONResponse:
-    async with deps.database.write() as tx:
+    async def work(tx: Tx) -> Ordered:
         await owned(tx, str(server_id), caller)
-        done = await order(tx)
-    return ordered(deps, done)
+        return await order(tx)
+
+    return ordered(deps, await deps.database.apply(work))
 
 
 async def owned(tx: Tx, server_id: str, caller: Caller) -> Server:

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import event, select, text
+from sqlalchemy import Connection, event, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from flows.errors import Conflict, Fenced, Temporary, Unreachable
 from flows.state import tables as t
+from flows.state.threaded import Hooks, ThreadedWriter
+
+T = TypeVar("T")
 
 #: The database's own clock, in milliseconds since 1970.
 NOW = {
@@ -49,6 +52,16 @@ class Tx:
         return await self.conn.execute(statement, parameters)
 
 
+class ThreadTx(Tx):
+    """A transaction in the writer's thread (:meth:`Database.apply`): the same functions, on a connection that needs no loop."""
+
+    def __init__(self, conn: Connection, now: int) -> None:
+        super().__init__(conn, now)  # type: ignore[arg-type]  # nothing but execute() and dialect is used of it on SQLite
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        return self.conn.execute(statement, parameters)
+
+
 class Database:
     """One engine. ``clock`` replaces the database's clock where time itself is simulated."""
 
@@ -72,6 +85,9 @@ class Database:
             options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
         if async_creator is not None:
             options["async_creator"] = async_creator
+        self._threaded: ThreadedWriter | None = None
+        if self.sqlite and async_creator is None and self.url.database not in (None, "", ":memory:"):
+            self._threaded = ThreadedWriter(self.url, busy_timeout_s, Hooks(_sqlite_connect, _sqlite_begin, self._now_sync, ThreadTx))
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
         if self.sqlite:
             event.listen(self.engine.sync_engine, "connect", _sqlite_connect)
@@ -85,6 +101,13 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+        if self._threaded is not None:
+            await self._threaded.close()
+
+    def _now_sync(self, conn: Connection) -> int:
+        if self._clock is not None:
+            return self._clock()
+        return int(conn.exec_driver_sql(NOW["sqlite"]).scalar_one())
 
     async def _now(self, conn: AsyncConnection) -> int:
         if self._clock is not None:
@@ -114,6 +137,18 @@ class Database:
             else:
                 async with self._recorded(epoch) as tx:
                     yield tx
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise translated(error) from error
+
+    async def apply(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """:meth:`write` with the transaction as a function, which may await nothing but its own statements: on SQLite it then runs in one
+        hop to a thread, several times faster. Raises what :meth:`write` raises."""
+        if self._threaded is None:
+            async with self.write() as tx:
+                return await work(tx)
+        try:
+            async with self._writers:
+                return await self._threaded.run(work)
         except (DBAPIError, PoolTimeout, OSError) as error:
             raise translated(error) from error
 
