@@ -202,6 +202,17 @@ async def test_what_was_stopped_by_order_stays_stopped_over_a_reboot(
     assert await state(http) == "stopped" and (await http.get("/status")).json()["operation"] is None
 
 
+async def test_a_reboot_between_two_looks_starts_the_workload_anew(
+    part: AgentsPart, http: httpx.AsyncClient, world: World, game_agent: LabAgent, eventually: Eventually
+) -> None:
+    await http.post("/game/start", headers=lease(1))
+    await eventually(lambda: game_agent.workload == "running")
+    world.containers[10001].started_at = 2.0
+    await world.changed(10001)
+    assert [job["by"] for job in (await http.get("/jobs")).json()["jobs"]] == ["api", "autostart"]
+    await eventually(lambda: game_agent.workload == "running")
+
+
 async def test_a_reboot_interrupts_the_job_under_way(part: AgentsPart, http: httpx.AsyncClient, world: World) -> None:
     await http.post("/game/start", headers=lease(1))
     world.containers[10001].status = "stopped"

@@ -20,7 +20,7 @@ from flows.lab.faults import Faults, Mode
 from flows.lab.part import Part, Routed
 from flows.lab.runner import RunnerPart, start
 from flows.lab.serving import Site
-from flows.lab.world import World
+from flows.lab.world import LabContainer, World
 
 Eventually = Callable[..., Awaitable[None]]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE controller"
@@ -359,21 +359,48 @@ async def test_a_run_dies_with_its_connection_and_leaves_no_trace(
     assert world.containers[10001].trusted_key is None
 
 
-async def test_a_container_that_is_replaced_meanwhile_is_left_alone(
-    http: httpx.AsyncClient, part: RunnerPart, world: World, faults: Faults, eventually: Eventually
+async def test_a_run_whose_caller_goes_during_a_download_installs_nothing(
+    run: Run, http: httpx.AsyncClient, part: RunnerPart, world: World, faults: Faults, store: ArtifactsPart, eventually: Eventually
 ) -> None:
-    faults.arm("runner", Mode.SLOW, seconds=0.2, count=1)
-    task = asyncio.create_task(http.post("/playbooks", json=order("bootstrap.yml", BASE)))
+    await trusted(run)
+    slow = faults.arm("artifacts", Mode.SLOW, seconds=0.3)
+    task = asyncio.create_task(http.post("/playbooks", json=order("deploy_agent.yml", agent(store), TOKEN)))
+    await eventually(lambda: slow.hits)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await eventually(lambda: part.inspect()["running"] == 0)
+    assert part.inspect()["runs"][-1]["ended"] == "caller gone"
+    assert world.containers[10001].agent is None
+
+
+async def test_a_container_that_is_replaced_meanwhile_is_left_alone(
+    run: Run, world: World, faults: Faults, store: ArtifactsPart, eventually: Eventually
+) -> None:
+    await trusted(run)
+    slow = faults.arm("artifacts", Mode.SLOW, seconds=0.2)
+    task = asyncio.create_task(run("deploy_agent.yml", agent(store), TOKEN))
+    await eventually(lambda: slow.hits)
+    old = world.containers[10001]
+    world.containers[10001] = LabContainer(10001, "pve1", status="running", config=old.config, trusted_key=KEY)
+    _, end = await task
+    assert end["unreachable"] and "replaced" in end["tail"]
+    assert old.agent is None and world.containers[10001].agent is None
+
+
+async def test_a_container_that_stops_meanwhile_is_unreachable(run: Run, part: RunnerPart, world: World, eventually: Eventually) -> None:
+    part._task_s = 0.1
+    task = asyncio.create_task(run("bootstrap.yml", BASE))
     await eventually(lambda: part.inspect()["running"] == 1)
-    del world.containers[10001]
-    end = json.loads((await task).text.splitlines()[-1])
-    assert end["unreachable"]
+    world.containers[10001].status = "stopped"
+    tasks, end = await task
+    assert end["unreachable"] and end["failed_task"] == "base : Go on" == tasks[-1]
 
 
-async def test_a_second_run_on_one_host_waits_for_the_first(http: httpx.AsyncClient, part: RunnerPart, faults: Faults) -> None:
-    part._task_s = 0.05
-    answers = await asyncio.gather(*(http.post("/playbooks", json=order("bootstrap.yml", BASE)) for _ in range(2)))
-    assert sorted(json.loads(answer.text.splitlines()[-1])["changed"] for answer in answers) == [False, True]
+async def test_a_second_run_on_one_host_waits_for_the_first(run: Run, faults: Faults, store: ArtifactsPart) -> None:
+    await trusted(run)
+    slow = faults.arm("artifacts", Mode.SLOW, seconds=0.1)
+    ends = await asyncio.gather(*(run("deploy_agent.yml", agent(store), TOKEN) for _ in range(2)))
+    assert sorted(end["changed"] for _, end in ends) == [False, True] and slow.hits == 1
 
 
 @pytest.mark.parametrize(
