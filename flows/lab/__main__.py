@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.errors import BadInput
+from flows.errors import AutomationError, BadInput
 from flows.lab.config import LabConfig, load
 from flows.lab.control import Control
 from flows.lab.faults import Faults
@@ -118,7 +118,7 @@ def main() -> int:
         return 2
     try:
         asyncio.run(run(config))
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, AutomationError) as error:
         log.error("a part could not start: %s", error)
         return 1
     return 0

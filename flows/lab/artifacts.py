@@ -18,7 +18,7 @@ from aiohttp import web
 
 from flows.errors import BadInput
 from flows.lab.config import LabConfig, split_bind
-from flows.lab.faults import Faults, middleware
+from flows.lab.faults import Faults, Mode, middleware
 from flows.lab.serving import Site, problem, refusals
 from flows.lab.world import World
 
@@ -121,6 +121,8 @@ class ArtifactsPart:
 
     def _answer(self, request: web.Request, body: bytes, kind: str) -> web.Response:
         self._requests[request.path] = self._requests.get(request.path, 0) + 1
+        if self._faults.hit("artifacts", f"{request.method} {request.path}", Mode.PARTIAL) is not None:
+            body = body[: len(body) // 2]
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         known = {part.strip().removeprefix("W/") for part in request.headers.get("If-None-Match", "").split(",")}
         if known & {tag, "*"}:

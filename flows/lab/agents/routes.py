@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from flows.lab.agents.workload import InProgress, Workload
-from flows.lab.faults import Faults, middleware
+from flows.lab.faults import Faults, Mode, middleware
 from flows.lab.serving import bearer_is, lease_token, problem, refusals, refuse, unauthorized
 from flows.lab.world import LabContainer
 
@@ -26,7 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def build(container: LabContainer, workload: Workload, faults: Faults) -> web.Application:
     """The application that answers for one container."""
-    face = _Face(container, workload)
+    face = _Face(container, workload, faults)
     app = web.Application(
         middlewares=[face.frozen, middleware(faults, f"agent:{container.vmid}"), middleware(faults, "agents"), refusals, face.authenticate],  # type: ignore[list-item] # aiohttp types middlewares loosely
         client_max_size=65_536,
@@ -43,8 +43,8 @@ def build(container: LabContainer, workload: Workload, faults: Faults) -> web.Ap
 
 
 class _Face:
-    def __init__(self, container: LabContainer, workload: Workload) -> None:
-        self._container, self._workload = container, workload
+    def __init__(self, container: LabContainer, workload: Workload, faults: Faults) -> None:
+        self._container, self._workload, self._faults = container, workload, faults
         self._agent = workload.agent
 
     @web.middleware
@@ -73,26 +73,27 @@ class _Face:
         ready, reason = load.ready
         since = load.running_since
         memory = int(self._container.config.get("memory", 512)) * 1_048_576
-        return web.json_response(
-            {
-                "server_id": agent.claims or agent.server_id,
-                "version": agent.version,
-                "state": load.state,
-                "ready": ready,
-                "reason": reason,
-                "operation": load.live.kind if load.live else None,
-                "job": load.live.id if load.live else None,
-                "maintenance": False,
-                "uptime_s": round(time.monotonic() - since, 3) if since is not None else 0.0,
-                "restarts": agent.restarts,
-                "last_crash": agent.last_crash,
-                "players": agent.players if load.state == "running" and agent.kind == "game" else None,
-                "memory": {"used": memory // 2 if load.state == "running" else memory // 8, "total": memory},
-                "disk": {"used": 1_073_741_824, "total": 4_294_967_296},
-                "provisioning_complete": agent.prepared,
-                "missing": [] if agent.prepared else ["workload"],
-            }
-        )
+        answer = {
+            "server_id": agent.claims or agent.server_id,
+            "version": agent.version,
+            "state": load.state,
+            "ready": ready,
+            "reason": reason,
+            "operation": load.live.kind if load.live else None,
+            "job": load.live.id if load.live else None,
+            "maintenance": False,
+            "uptime_s": round(time.monotonic() - since, 3) if since is not None else 0.0,
+            "restarts": agent.restarts,
+            "last_crash": agent.last_crash,
+            "players": agent.players if load.state == "running" and agent.kind == "game" else None,
+            "memory": {"used": memory // 2 if load.state == "running" else memory // 8, "total": memory},
+            "disk": {"used": 1_073_741_824, "total": 4_294_967_296},
+            "provisioning_complete": agent.prepared,
+            "missing": [] if agent.prepared else ["workload"],
+        }
+        if self._faults.hit(f"agent:{self._container.vmid}", "GET /status", Mode.PARTIAL) or self._faults.hit("agents", "GET /status", Mode.PARTIAL):
+            del answer["state"], answer["ready"]
+        return web.json_response(answer)
 
     async def jobs(self, request: web.Request) -> web.Response:
         wanted = {key: request.query[key] for key in ("kind", "state") if key in request.query}

@@ -1,4 +1,4 @@
-"""The bridge's HTTP face. Bearer token; ``GET /servers`` → ``{"servers": [{name, address, port, lease_token}]}``,
+"""The bridge's HTTP face. Bearer token; ``GET /servers`` → ``{"servers": [{name, address, port, lease_token}], "complete"}``,
 ``PUT /servers/{name}`` ``{address, port}`` → 200, ``DELETE /servers/{name}`` → 204 (unknown too), ``GET /status``, ``GET /metrics``,
 ``POST /rehydrate`` → 200 after a complete pull, else 502. PUT and DELETE carry ``X-ZLH-Lease-Token``; lower than seen is 412, a bad address 422.
 """
@@ -19,7 +19,7 @@ from flows.lab.bridge.backends import Backend, Backends, Superseded
 from flows.lab.bridge.front import Front
 from flows.lab.bridge.rehydrate import Kept, Source
 from flows.lab.config import LabConfig, split_bind
-from flows.lab.faults import Faults, Handler, middleware
+from flows.lab.faults import Faults, Handler, Mode, middleware
 from flows.lab.part import PartError
 from flows.lab.serving import Refused, Site, bearer_is, lease_token, problem, read_json, refusals, refuse, settle, unauthorized
 from flows.lab.world import World
@@ -132,7 +132,9 @@ class BridgePart:
         return await handler(request)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"servers": [backend.model_dump() for backend in self._backends.registered.values()]})
+        servers = [backend.model_dump() for backend in self._backends.registered.values()]
+        partial = self._faults.hit("bridge", f"{request.method} {request.path}", Mode.PARTIAL) is not None
+        return web.json_response({"servers": servers[: len(servers) // 2] if partial else servers, "complete": not partial})
 
     async def _put(self, request: web.Request) -> web.Response:
         call = self._record(request)

@@ -277,6 +277,8 @@ async def test_transport_faults_hit_one_agent_or_all(http: httpx.AsyncClient, fa
     assert game_agent.calls[0]["effect"] is True
     faults.arm("agents", Mode.ERROR, count=1, status=500)
     assert (await http.get("/status")).status_code == 500
+    faults.arm("agent:10001", Mode.PARTIAL, count=1)
+    assert "ready" not in (await http.get("/status")).json()
     faults.arm("agent:10002", Mode.ERROR)
     assert (await http.get("/status")).status_code == 200
 

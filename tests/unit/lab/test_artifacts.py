@@ -66,6 +66,14 @@ async def test_unreachable_on_demand_and_back_on_the_same_port(part: ArtifactsPa
         assert (await http.get(f"{url}/catalog.json")).status_code == 200
 
 
+async def test_a_partial_file_does_not_match_its_checksum(part: ArtifactsPart, faults: Faults) -> None:
+    entry = part.catalog()[0]
+    faults.arm("artifacts", Mode.PARTIAL, count=1)
+    async with httpx.AsyncClient() as http:
+        assert len((await http.get(entry["url"])).content) < entry["size"]
+        assert len((await http.get(entry["url"])).content) == entry["size"]
+
+
 async def test_a_directory_adds_files_and_entries(tmp_path: Path, lab_config: Callable[..., LabConfig], world: World, faults: Faults) -> None:
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "own.jar").write_bytes(b"own")

@@ -97,12 +97,12 @@ async def test_it_is_a_part_that_restarts_and_can_be_manipulated(part: BridgePar
 
 
 async def test_register_list_and_deregister(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/servers")).json() == {"servers": []}
+    assert (await http.get("/servers")).json() == {"servers": [], "complete": True}
     assert (await http.put("/servers/mc1", json=BODY, headers=lease(5))).status_code == 200
-    assert (await http.get("/servers")).json() == {"servers": [{"name": "mc1", **BODY, "lease_token": 5}]}
+    assert (await http.get("/servers")).json() == {"servers": [{"name": "mc1", **BODY, "lease_token": 5}], "complete": True}
     assert (await http.delete("/servers/mc1", headers=lease(5))).status_code == 204
     assert (await http.delete("/servers/mc1", headers=lease(5))).status_code == 204
-    assert (await http.get("/servers")).json() == {"servers": []}
+    assert (await http.get("/servers")).json() == {"servers": [], "complete": True}
 
 
 @pytest.mark.parametrize("token", [None, "Bearer wrong", "bridge-token"])
@@ -175,7 +175,7 @@ async def test_a_restart_forgets_everything_and_keeps_the_port(http: httpx.Async
     endpoints = dict(part.endpoints)
     await part.restart()
     assert part.endpoints == endpoints
-    assert (await http.get("/servers")).json() == {"servers": []}
+    assert (await http.get("/servers")).json() == {"servers": [], "complete": True}
     assert (await http.put("/servers/mc1", json=BODY, headers=lease(1))).status_code == 200
     assert part.inspect()["restarts"] == 1 and len(part.inspect()["calls"]) == 2
 
@@ -305,6 +305,15 @@ async def test_a_lost_answer_comes_after_the_effect(http: httpx.AsyncClient, par
     faults.arm("bridge", Mode.ERROR, call="PUT *", count=1, status=500)
     assert (await http.put("/servers/mc2", json=BODY, headers=lease(5))).status_code == 500
     assert names(part) == ["mc1"]
+
+
+async def test_a_partial_list_says_that_it_is_not_whole(http: httpx.AsyncClient, part: BridgePart, faults: Faults) -> None:
+    for name in ("mc1", "mc2"):
+        await http.put(f"/servers/{name}", json=BODY, headers=lease(5))
+    faults.arm("bridge", Mode.PARTIAL, call="GET /servers", count=1)
+    partial = (await http.get("/servers")).json()
+    assert len(partial["servers"]) == 1 and partial["complete"] is False
+    assert len((await http.get("/servers")).json()["servers"]) == 2
 
 
 def handshake(host: str, intent: int = 2) -> bytes:
