@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Integer, func, select
 
 from flows.cli import output
 from flows.state import brakes, control, outbox, sources, sweeps
@@ -23,7 +23,7 @@ async def facts(tx: Tx) -> dict[str, Any]:
     states = {r.state: r.n for r in await tx.execute(select(s.state, func.count().label("n")).group_by(s.state))}
     reachable = (
         await tx.execute(
-            select(func.count().label("all"), func.sum(b.reachable.cast(t.Integer)).label("up"))
+            select(func.count().label("all"), func.sum(b.reachable.cast(Integer)).label("up"))
             .join(t.servers, s.id == b.server_id)
             .where(s.state == "active")
         )
@@ -58,7 +58,7 @@ async def facts(tx: Tx) -> dict[str, Any]:
         "findings": [dict(r._mapping) for r in findings],
         "reviews": int(reviews),
         "backups": {"fresh": int(verified)},
-        "outbox": {"waiting": stats.waiting, "dead": stats.dead, "last_sent_at": stats.last_sent_at},
+        "outbox": {"waiting": stats.waiting, "dead": stats.dead, "last_sent_at": stats.delivered_at},
     }
 
 

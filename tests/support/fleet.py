@@ -11,10 +11,13 @@ from pathlib import Path
 
 import httpx
 
+from flows.decide.placement import place
+from flows.domain.intake import Creation, Ranges
 from flows.domain.node import Node
+from flows.domain.server import ContainerType
 from flows.lab import launch
 from flows.settings import Settings, load
-from flows.state import customers, nodes
+from flows.state import customers, intake, nodes
 from flows.state.database import Database
 from flows.state.migrate import upgrade
 
@@ -109,3 +112,35 @@ async def make(directory: Path, **overrides: str) -> World:
 def process_env(world: World) -> dict[str, str]:
     """The environment of a child process in this world."""
     return {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | world.env
+
+
+async def order(world: World, database: Database, name: str, ctype: str = "game") -> tuple[str, str]:
+    """Orders a server through the intake's transaction; operation id and server id."""
+    game = ctype == "game"
+    creation = Creation(
+        customer_id=world.customer_id,
+        actor="test",
+        ctype=ContainerType(ctype),
+        name=name,
+        flavor="fabric" if game else "dev",
+        version="1.21.4" if game else "1",
+        memory_mb=1024,
+        cores=1,
+        disk_gb=8,
+        nonce=f"nonce-{name}",
+        body_hash=f"hash-{name}",
+    )
+    async with database.write() as tx:
+        accepted = await intake.create(tx, creation, place=place, ranges=ranges(world.settings))
+    return accepted.operation.id, accepted.server.id
+
+
+def ranges(settings: Settings) -> Ranges:
+    return Ranges(
+        settings.vmid.first,
+        settings.vmid.last,
+        settings.network.pool,
+        settings.network.first,
+        settings.network.gateway,
+        int(settings.timing.operation_s * 1000),
+    )
