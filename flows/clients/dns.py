@@ -1,0 +1,291 @@
+"""The DNS client: :class:`flows.domain.ports.DnsWriter` over RFC 2136 updates and zone transfers, signed with TSIG, always over TCP.
+
+A published name owns three labels, all replaced and removed together:
+
+=============================  ==============  ==================================================
+``<name>``                     A, AAAA, CNAME  where players are sent
+``_minecraft._tcp.<name>``     SRV             the port, where it is not Minecraft's own
+``_zlh.<name>``                TXT             ``"zlh-owner=<server id>"``: whose the name is
+=============================  ==============  ==================================================
+
+The owner record has a label of its own because nothing may stand beside a CNAME. Every update carries prerequisites on the values that
+its caller saw: changed meanwhile is Conflict, so a late or repeated call does nothing. Names and targets are written without the trailing
+dot, in lower case; see :class:`flows.domain.sources.Record`. Built by ``bootstrap``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dns.asyncbackend
+import dns.asyncquery
+import dns.exception
+import dns.inet
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdataset
+import dns.rdatatype
+import dns.tsig
+import dns.update
+import dns.xfr
+import dns.zone
+import stamina
+
+from flows.clients.dns_errors import refusal, signature
+from flows.clients.http import fit, literal_host
+from flows.domain.sources import Record, ZoneView
+from flows.errors import AmbiguousEffect, AutomationError, BadInput, MisconfiguredSetting, Unproven, Unreachable
+from flows.settings import DnsSettings
+
+OWNER_LABEL, SRV_LABEL = "_zlh.", "_minecraft._tcp."
+OWNER_PREFIX = "zlh-owner="
+_OWNER = re.compile(rf"{OWNER_PREFIX}([A-Za-z0-9-]{{1,64}})")
+_LOOK = "check the name server and ZLH_DNS__SERVER"
+_TARGETS = frozenset({"CNAME", "NS", "PTR"})
+
+
+class DnsClient:
+    """Raises MisconfiguredSetting at once for a server without a literal address, a zone that is none, or a key that cannot be one."""
+
+    def __init__(self, settings: DnsSettings) -> None:
+        self._host, self._port = literal_host("ZLH_DNS__SERVER", settings.server, 53)
+        self._settings = settings
+        try:
+            self._origin = dns.name.from_text(settings.zone.lower())
+        except (dns.exception.DNSException, ValueError) as error:
+            raise MisconfiguredSetting(
+                "ZLH_DNS__ZONE", why=f"{settings.zone!r} is no name: {fit(error)}", remedy="set it like play.example"
+            ) from error
+        self._backend = dns.asyncbackend.get_backend("asyncio")
+
+    async def close(self) -> None:
+        """Nothing outlives a call."""
+
+    # Reading
+
+    async def zone(self) -> ZoneView:
+        """One transfer. Raises Unproven where it broke off: half a zone proves nothing."""
+        transferred = await self._transfer()
+        records: dict[str, tuple[Record, ...]] = {}
+        owners: dict[str, str] = {}
+        for name, node in transferred.nodes.items():
+            plain = _plain(name)
+            records[plain] = tuple(_records(plain, node.rdatasets))
+            owner = _owner(records[plain]) if plain.startswith(OWNER_LABEL) else None
+            if owner is not None:
+                owners[plain.removeprefix(OWNER_LABEL)] = owner
+        return ZoneView(records=records, owners=owners)
+
+    async def records(self, name: str) -> tuple[Record, ...]:
+        """What the name's three labels hold. By transfer as well: to a question, a wildcard would answer for a name that is not there."""
+        transferred = await self._transfer()
+        found: list[Record] = []
+        for label in (name, SRV_LABEL + name, OWNER_LABEL + name):
+            node = transferred.get_node(self._name(label))
+            if node is not None:
+                found += _records(label.lower(), node.rdatasets)
+        return tuple(found)
+
+    async def _transfer(self) -> dns.zone.Zone:
+        async for attempt in stamina.retry_context(on=(Unreachable, Unproven), attempts=2, wait_initial=0.1, wait_max=0.5):
+            with attempt:
+                return await self._transfer_once()
+        raise AssertionError("stamina returns or raises")
+
+    async def _transfer_once(self) -> dns.zone.Zone:
+        what = f"DNS: transfer of {self._settings.zone}"
+        zone = dns.zone.Zone(self._origin, relativize=False)
+        query, _ = dns.xfr.make_query(zone, keyring=self._key())
+        try:
+            await dns.asyncquery.inbound_xfr(self._host, zone, query, port=self._port, lifetime=self._settings.timeout_s, backend=self._backend)
+        except dns.xfr.TransferError as error:
+            raise refusal(what, error.rcode, self._settings) from error
+        except (dns.tsig.PeerError, dns.tsig.BadSignature, dns.tsig.BadTime, dns.tsig.BadKey, dns.message.UnknownTSIGKey) as error:
+            raise signature(what, error, self._settings) from error
+        except dns.exception.Timeout as error:
+            raise Unreachable(what, why=f"no whole answer within {self._settings.timeout_s:g} s", remedy=_LOOK) from error
+        except EOFError as error:
+            raise Unproven(what, why="it broke off: a part of the zone is unknown", remedy=_LOOK) from error
+        except OSError as error:
+            raise Unreachable(what, why=fit(error.strerror or type(error).__name__), remedy=_LOOK) from error
+        except (dns.exception.DNSException, ValueError, KeyError) as error:
+            raise Unproven(what, why=f"the transfer is not valid: {fit(error) or type(error).__name__}", remedy=_LOOK) from error
+        return zone
+
+    # Writing
+
+    async def publish(self, name: str, wanted: Sequence[Record], owner: str, seen: Sequence[Record]) -> None:
+        """See the protocol. ``seen`` is what :meth:`records` gave; a set of records that it does not mention must not be there."""
+        update = self._update()
+        before = _sets(seen)
+        for label, rtype in _owned(name):
+            self._require(update, label, rtype, before.get((label, rtype), []))
+        for label, rtype in _owned(name):
+            update.delete(self._name(label), rtype)
+        for (label, rtype), records in _sets(wanted).items():
+            if (label, rtype) not in _owned(name) or rtype == "TXT":
+                raise BadInput("wanted", f"{label} {rtype}", why=f"is no record that {name} may have")
+            for record in records:
+                update.add(self._name(label), record.ttl, self._rdata(rtype, record.value))
+        update.add(self._name(OWNER_LABEL + name), self._settings.ttl_s, self._rdata("TXT", _owner_text(owner)))
+        await self._send(f"DNS: publication of {name}", update)
+
+    async def withdraw(self, name: str, owner: str, seen: Sequence[Record]) -> None:
+        """Only while the name is ``owner``'s, and the labels that ``seen`` mentions are as seen."""
+        update = self._update()
+        before = _sets(seen)
+        labels = {label for label, _ in before} | {name.lower()}
+        for label, rtype in _owned(name):
+            if rtype == "TXT":
+                self._require(update, label, rtype, [Record(label, "TXT", _owner_text(owner))])
+            elif label in labels:
+                self._require(update, label, rtype, before.get((label, rtype), []))
+        for label, rtype in _owned(name):
+            update.delete(self._name(label), rtype)
+        await self._send(f"DNS: withdrawal of {name}", update)
+
+    def _update(self) -> dns.update.UpdateMessage:
+        return dns.update.UpdateMessage(self._origin, keyring=self._key())
+
+    def _require(self, update: dns.update.UpdateMessage, label: str, rtype: str, seen: Sequence[Record]) -> None:
+        name = self._name(label)
+        if seen:
+            update.present(name, dns.rdataset.from_rdata_list(0, [self._rdata(rtype, r.value) for r in seen]))
+        else:
+            update.absent(name, rtype)
+
+    async def _send(self, what: str, update: dns.update.UpdateMessage) -> None:
+        """Sent once. Raises Conflict (a prerequisite failed), AmbiguousEffect (no answer that can be trusted), Unauthorized, Unreachable."""
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                connection = await self._connect(what)
+                async with connection:
+                    response = await self._answer(what, update, connection)
+        except TimeoutError as error:
+            raise _ambiguous(what, f"no answer within {self._settings.timeout_s:g} s") from error
+        rcode = response.rcode()
+        if rcode != dns.rcode.NOERROR:
+            raise refusal(what, rcode, self._settings)
+        if not response.had_tsig:
+            raise _ambiguous(what, "the answer is not signed")
+
+    async def _connect(self, what: str) -> Any:
+        """A stream socket of dnspython's, whose types it does not export. Whatever fails here has sent nothing."""
+        try:
+            family = dns.inet.af_for_address(self._host)
+            return await self._backend.make_socket(  # type: ignore[no-untyped-call] # dnspython left this one untyped
+                family, socket.SOCK_STREAM, 0, None, (self._host, self._port), self._settings.timeout_s
+            )
+        except (OSError, dns.exception.Timeout) as error:
+            why = "connection refused" if isinstance(error, ConnectionRefusedError) else "no connection"
+            raise Unreachable(what, why=why, remedy=_LOOK) from error
+
+    async def _answer(self, what: str, update: dns.update.UpdateMessage, connection: Any) -> dns.message.Message:
+        try:
+            return await dns.asyncquery.tcp(update, self._host, self._settings.timeout_s, self._port, sock=connection, backend=self._backend)
+        except (dns.tsig.PeerError, dns.message.UnknownTSIGKey) as error:  # the server refused our signature
+            raise signature(what, error, self._settings) from error
+        except (EOFError, OSError, dns.exception.DNSException, ValueError) as error:
+            raise _ambiguous(what, f"no valid answer ({type(error).__name__})") from error
+
+    # Names, values, keys
+
+    def _name(self, plain: str) -> dns.name.Name:
+        """Absolute. Raises BadInput for what is not inside our zone."""
+        try:
+            name = dns.name.from_text(plain.lower())
+        except (dns.exception.DNSException, ValueError) as error:
+            raise BadInput("name", plain, why=f"is no DNS name: {fit(error)}") from error
+        if not name.is_subdomain(self._origin) or name == self._origin:
+            raise BadInput("name", plain, why=f"is not inside the zone {self._settings.zone} (ZLH_DNS__ZONE)")
+        return name
+
+    def _rdata(self, rtype: str, value: str) -> dns.rdata.Rdata:
+        text = value
+        if rtype == "TXT":
+            text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        elif rtype in _TARGETS or rtype == "SRV":
+            text = value.rstrip(".") + "."
+        try:
+            return dns.rdata.from_text(dns.rdataclass.IN, rtype, text)
+        except (dns.exception.DNSException, ValueError) as error:
+            raise BadInput("value", value, why=f"is no {rtype} record: {fit(error)}") from error
+
+    def _key(self) -> dns.tsig.Key:
+        settings = self._settings
+        secret = settings.tsig_secret.get_secret_value()
+        try:
+            key = dns.tsig.Key(settings.tsig_name, secret, settings.tsig_algorithm)
+        except (binascii.Error, dns.exception.DNSException, ValueError):
+            key = None
+        if key is None or not key.secret:
+            # The cause stays out: it may show a part of the secret.
+            raise MisconfiguredSetting(
+                "ZLH_DNS__TSIG_SECRET", why="is empty or not base64", remedy="set it to the secret of the zone's TSIG key"
+            ) from None
+        if key.algorithm not in dns.tsig.mac_sizes:
+            raise MisconfiguredSetting(
+                "ZLH_DNS__TSIG_ALGORITHM", why=f"{settings.tsig_algorithm!r} is not known", remedy="hmac-sha256 is what name servers make by default"
+            )
+        return key
+
+
+def _ambiguous(what: str, why: str) -> AutomationError:
+    return AmbiguousEffect(what, why=why, remedy="read the zone before acting again")
+
+
+def _owned(name: str) -> tuple[tuple[str, str], ...]:
+    """Labels and types that a published name owns."""
+    name = name.lower()
+    return ((name, "A"), (name, "AAAA"), (name, "CNAME"), (SRV_LABEL + name, "SRV"), (OWNER_LABEL + name, "TXT"))
+
+
+def _sets(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by label and type."""
+    sets: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        sets.setdefault((record.name.lower(), record.rtype), []).append(record)
+    return sets
+
+
+def _owner_text(owner: str) -> str:
+    text = OWNER_PREFIX + owner
+    if not _OWNER.fullmatch(text):
+        raise BadInput("owner", owner, why="is no server id")
+    return text
+
+
+def _owner(records: Sequence[Record]) -> str | None:
+    """The one server that the TXT records name, None where they name none or several."""
+    named = {match[1] for r in records if r.rtype == "TXT" and (match := _OWNER.fullmatch(r.value))}
+    return named.pop() if len(named) == 1 else None
+
+
+def _plain(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower()
+
+
+def _records(name: str, sets: Sequence[dns.rdataset.Rdataset]) -> Iterator[Record]:
+    for rdataset in sets:
+        rtype = dns.rdatatype.to_text(rdataset.rdtype)
+        for rdata in rdataset:
+            yield Record(name, rtype, _value(rtype, rdata), rdataset.ttl)
+
+
+def _value(rtype: str, rdata: dns.rdata.Rdata) -> str:
+    if rtype == "TXT":
+        strings: Sequence[bytes] = getattr(rdata, "strings", ())  # dnspython makes the classes of record data at run time
+        return b"".join(strings).decode(errors="replace")
+    text = rdata.to_text()
+    return text.rstrip(".").lower() if rtype in _TARGETS or rtype == "SRV" else text
+
+
+__all__ = ["OWNER_LABEL", "OWNER_PREFIX", "SRV_LABEL", "DnsClient"]
