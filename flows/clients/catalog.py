@@ -99,10 +99,11 @@ class CatalogClient:
         return entries
 
     async def find(self, kind: str, name: str, version: str) -> Artifact:
-        """The promoted artifact of that kind, name and version. Raises NotFound: candidates and withdrawn ones are not handed out."""
-        what = f"{kind} {name} {version}"
-        matches = [a for a in await self.artifacts() if (a.kind, a.name, a.version) == (kind, name, version)]
-        for artifact in matches:
+        """The promoted artifact of that kind, name and version; with an empty ``version`` the one that the catalog lists last.
+        Raises NotFound: candidates and withdrawn ones are not handed out."""
+        what = f"{kind} {name} {version}".rstrip()
+        matches = [a for a in await self.artifacts() if (a.kind, a.name) == (kind, name) and version in ("", a.version)]
+        for artifact in reversed(matches):
             if artifact.state == PROMOTED:
                 return artifact
         why = f"is {matches[0].state}" if matches else "is not in the catalog"
