@@ -21,9 +21,9 @@ async def insert_unique(tx: Tx, table: Table, values: Mapping[str, Any]) -> bool
     try:
         if tx.dialect == "postgresql":
             async with tx.conn.begin_nested():
-                await tx.execute(insert(table).values(**values))
+                await tx.execute(insert(table), dict(values))
         else:
-            await tx.execute(insert(table).values(**values))
+            await tx.execute(insert(table), dict(values))
     except IntegrityError:
         return False
     return True
