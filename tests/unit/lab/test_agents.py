@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
 import ssl
@@ -25,12 +26,22 @@ from flows.lab.part import Manipulable, Part, PartError, Restartable
 from flows.lab.world import LabAgent, LabContainer, World
 
 Eventually = Callable[..., Awaitable[None]]
+#: Jobs that end at once, and jobs that a test sees under way however busy the machine is.
+QUICK = {"start_s": 0.02, "stop_s": 0.02, "crash_restart_s": 0.02}
+ENDLESS = {"start_s": 60, "stop_s": 60}
 
 
 @pytest.fixture
-async def part(lab_config: Callable[..., LabConfig], world: World, faults: Faults, game_agent: LabAgent) -> AsyncIterator[AgentsPart]:
+def timings() -> dict[str, float]:
+    return QUICK
+
+
+@pytest.fixture
+async def part(
+    lab_config: Callable[..., LabConfig], timings: dict[str, float], world: World, faults: Faults, game_agent: LabAgent
+) -> AsyncIterator[AgentsPart]:
     world.containers[10001].agent = game_agent
-    part = await start(lab_config(), world, faults)
+    part = await start(lab_config(agents=timings), world, faults)
     yield part
     await part.stop()
 
@@ -78,7 +89,8 @@ async def test_the_previous_token_still_works_during_a_rotation(http: httpx.Asyn
     assert (await http.get("/health")).status_code == 401
 
 
-async def test_start_reaches_ready_after_its_time_and_says_why_not_until_then(http: httpx.AsyncClient, eventually: Eventually) -> None:
+@pytest.mark.parametrize("timings", [ENDLESS])
+async def test_a_start_is_a_job_and_until_its_end_nothing_is_ready(http: httpx.AsyncClient) -> None:
     before = await http.get("/ready")
     assert before.status_code == 503 and "stopped" in before.json()["reason"]
     answer = await http.post("/game/start", headers=lease(5))
@@ -87,6 +99,14 @@ async def test_start_reaches_ready_after_its_time_and_says_why_not_until_then(ht
     assert job["kind"] == "start" and answer.headers["Location"] == f"/jobs/{job['id']}"
     status = (await http.get("/status")).json()
     assert status["state"] == "starting" and status["operation"] == "start" and status["ready"] is False
+    assert (await http.get(f"/jobs/{job['id']}")).json()["state"] == "running"
+    assert (await http.get("/jobs", params={"kind": "stop"})).json() == {"jobs": []}
+    assert (await http.get("/jobs/nothing")).status_code == 404
+    assert (await http.get("/ready")).status_code == 503
+
+
+async def test_a_start_ends_at_ready(http: httpx.AsyncClient, eventually: Eventually) -> None:
+    job = (await http.post("/game/start", headers=lease(5))).json()["job"]
 
     async def ready() -> bool:
         return (await http.get("/ready")).status_code == 200
@@ -95,9 +115,9 @@ async def test_start_reaches_ready_after_its_time_and_says_why_not_until_then(ht
     status = (await http.get("/status")).json()
     assert status["state"] == "running" and status["ready"] and status["operation"] is None
     assert (await http.get(f"/jobs/{job['id']}")).json()["state"] == "succeeded"
-    assert (await http.get("/jobs", params={"kind": "stop"})).json() == {"jobs": []}
 
 
+@pytest.mark.parametrize("timings", [ENDLESS])
 async def test_the_same_order_twice_is_one_job_and_another_one_conflicts(http: httpx.AsyncClient, game_agent: LabAgent) -> None:
     first = (await http.post("/game/start", headers=lease(5))).json()["job"]["id"]
     assert (await http.post("/game/start", headers=lease(5))).json()["job"]["id"] == first
@@ -156,7 +176,8 @@ async def test_killed_means_connection_refused_and_the_workload_lives_on(part: A
 async def test_killing_cuts_connections_that_are_open(part: AgentsPart, http: httpx.AsyncClient) -> None:
     reader, writer = await asyncio.open_connection("127.20.9.1", part.port)
     await part.manipulate("kill", {"vmid": 10001})
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
 
 
@@ -213,6 +234,7 @@ async def test_a_reboot_between_two_looks_starts_the_workload_anew(
     await eventually(lambda: game_agent.workload == "running")
 
 
+@pytest.mark.parametrize("timings", [ENDLESS])
 async def test_a_reboot_interrupts_the_job_under_way(part: AgentsPart, http: httpx.AsyncClient, world: World) -> None:
     await http.post("/game/start", headers=lease(1))
     world.containers[10001].status = "stopped"
@@ -244,8 +266,7 @@ async def test_crashes_restart_the_workload_until_the_third(
     await http.post("/game/start", headers=lease(1))
     for count in (1, 2):
         await eventually(lambda: game_agent.workload == "running")
-        await part.manipulate("crash", {"vmid": 10001})
-        assert await state(http) == "crashed"
+        assert (await part.manipulate("crash", {"vmid": 10001}))["workload"] == "crashed"
         assert (await http.get("/status")).json()["last_crash"]["count"] == count
     await eventually(lambda: game_agent.workload == "running")
     assert game_agent.restarts == 2
@@ -285,7 +306,7 @@ async def test_transport_faults_hit_one_agent_or_all(http: httpx.AsyncClient, fa
 
 async def test_a_developer_container_is_ready_when_prepared_and_knows_no_game(lab_config: Any, world: World, faults: Faults) -> None:
     agent = world.containers[10001].agent = LabAgent("srv-1", "0.1.0", "agent-token", kind="dev", prepared=True)
-    part = await start(lab_config(), world, faults)
+    part = await start(lab_config(agents=ENDLESS), world, faults)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.20.9.1:{part.port}", headers={"Authorization": "Bearer agent-token"}) as http:
             assert (await http.get("/ready")).status_code == 200

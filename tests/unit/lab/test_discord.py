@@ -18,7 +18,7 @@ HOOKS = {"alerts-critical": "101/aaa", "audit-log": "102/bbb"}
 
 @pytest.fixture
 async def part(lab_config: Callable[..., LabConfig], world: World, faults: Faults) -> AsyncIterator[DiscordPart]:
-    part = await start(lab_config(discord={"webhooks": HOOKS, "requests": 3, "window_s": 0.4}), world, faults)
+    part = await start(lab_config(discord={"webhooks": HOOKS, "requests": 3, "window_s": 60}), world, faults)
     yield part
     await part.stop()
 
@@ -92,21 +92,30 @@ async def test_unknown_webhooks_and_wrong_tokens(http: httpx.AsyncClient) -> Non
     assert (await http.get("/101/aaa")).json()["name"] == "alerts-critical"
 
 
-async def test_the_limit_is_per_webhook_and_says_how_long(http: httpx.AsyncClient, part: DiscordPart, eventually: Any) -> None:
+async def test_the_limit_is_per_webhook_and_says_how_long(http: httpx.AsyncClient, part: DiscordPart) -> None:
     for _ in range(3):
         assert (await http.post("/101/aaa", json={"content": "x"})).status_code == 204
     limited = await http.post("/101/aaa", json={"content": "x"})
     assert limited.status_code == 429
-    assert int(limited.headers["Retry-After"]) >= 1
-    assert 0 < limited.json()["retry_after"] <= 0.4 and limited.json()["global"] is False
-    assert 0 < float(limited.headers["X-RateLimit-Reset-After"]) <= 0.4 and limited.headers["X-RateLimit-Remaining"] == "0"
+    assert 1 <= int(limited.headers["Retry-After"]) <= 60
+    assert 0 < limited.json()["retry_after"] <= 60 and limited.json()["global"] is False
+    assert 0 < float(limited.headers["X-RateLimit-Reset-After"]) <= 60 and limited.headers["X-RateLimit-Remaining"] == "0"
     assert (await http.post("/102/bbb", json={"content": "x"})).status_code == 204
     assert len(part.inspect()["channels"]["alerts-critical"]) == 3
 
-    async def through() -> bool:
-        return (await http.post("/101/aaa", json={"content": "again"})).status_code == 204
 
-    await eventually(through)
+async def test_the_limit_passes(lab_config: Callable[..., LabConfig], world: World, faults: Faults, eventually: Any) -> None:
+    part = await start(lab_config(discord={"webhooks": HOOKS, "requests": 1, "window_s": 0.1}), world, faults)
+    try:
+        async with httpx.AsyncClient(base_url=part.endpoints["webhooks"]) as http:
+
+            async def through() -> bool:
+                return (await http.post("/101/aaa", json={"content": "x"})).status_code == 204
+
+            for _ in range(3):
+                await eventually(through)
+    finally:
+        await part.stop()
 
 
 async def test_down_and_lost_answers(http: httpx.AsyncClient, part: DiscordPart, faults: Faults) -> None:

@@ -349,7 +349,7 @@ async def test_a_hanging_run_ends_at_its_time_out(run: Run, world: World, faults
 async def test_a_run_dies_with_its_connection_and_leaves_no_trace(
     http: httpx.AsyncClient, part: RunnerPart, world: World, faults: Faults, eventually: Eventually
 ) -> None:
-    faults.arm("runner", Mode.SLOW, seconds=0.3, count=1)
+    faults.arm("runner", Mode.SLOW, seconds=60, count=1)
     task = asyncio.create_task(http.post("/playbooks", json=order("bootstrap.yml", BASE)))
     await eventually(lambda: part.inspect()["running"] == 1)
     task.cancel()
@@ -363,7 +363,7 @@ async def test_a_run_whose_caller_goes_during_a_download_installs_nothing(
     run: Run, http: httpx.AsyncClient, part: RunnerPart, world: World, faults: Faults, store: ArtifactsPart, eventually: Eventually
 ) -> None:
     await trusted(run)
-    slow = faults.arm("artifacts", Mode.SLOW, seconds=0.3)
+    slow = faults.arm("artifacts", Mode.SLOW, seconds=1)
     task = asyncio.create_task(http.post("/playbooks", json=order("deploy_agent.yml", agent(store), TOKEN)))
     await eventually(lambda: slow.hits)
     task.cancel()
@@ -377,7 +377,7 @@ async def test_a_container_that_is_replaced_meanwhile_is_left_alone(
     run: Run, world: World, faults: Faults, store: ArtifactsPart, eventually: Eventually
 ) -> None:
     await trusted(run)
-    slow = faults.arm("artifacts", Mode.SLOW, seconds=0.2)
+    slow = faults.arm("artifacts", Mode.SLOW, seconds=1)
     task = asyncio.create_task(run("deploy_agent.yml", agent(store), TOKEN))
     await eventually(lambda: slow.hits)
     old = world.containers[10001]
@@ -388,7 +388,7 @@ async def test_a_container_that_is_replaced_meanwhile_is_left_alone(
 
 
 async def test_a_container_that_stops_meanwhile_is_unreachable(run: Run, part: RunnerPart, world: World, eventually: Eventually) -> None:
-    part._task_s = 0.1
+    part._task_s = 0.3
     task = asyncio.create_task(run("bootstrap.yml", BASE))
     await eventually(lambda: part.inspect()["running"] == 1)
     world.containers[10001].status = "stopped"

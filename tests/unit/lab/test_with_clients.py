@@ -59,7 +59,7 @@ def deployed(world: World, tmp_path: Path) -> LabAgent:
 
 @pytest.fixture
 async def fleet(lab_config: Config, world: World, faults: Faults, deployed: LabAgent) -> AsyncIterator[agents.AgentsPart]:
-    part = await agents.start(lab_config(), world, faults)
+    part = await agents.start(lab_config(agents={"start_s": 1.0}), world, faults)
     yield part
     await part.stop()
 
