@@ -19,7 +19,8 @@ import asyncio
 import binascii
 import re
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dns.asyncbackend
@@ -36,10 +37,9 @@ import dns.rdatatype
 import dns.tsig
 import dns.update
 import dns.xfr
-import dns.zone
-import stamina
 
 from flows.clients.dns_errors import refusal, signature
+from flows.clients.dns_transfer import Transfer
 from flows.clients.http import fit, literal_host
 from flows.domain.sources import Record, ZoneView
 from flows.errors import AmbiguousEffect, AutomationError, BadInput, MisconfiguredSetting, Unproven, Unreachable
@@ -47,6 +47,9 @@ from flows.settings import DnsSettings
 
 OWNER_LABEL, SRV_LABEL = "_zlh.", "_minecraft._tcp."
 OWNER_PREFIX = "zlh-owner="
+#: Reading ten thousand names takes dnspython some seconds.
+TRANSFER_CALLS = 3
+RETRY_S = 0.2
 _OWNER = re.compile(rf"{OWNER_PREFIX}([A-Za-z0-9-]{{1,64}})")
 _LOOK = "check the name server and ZLH_DNS__SERVER"
 _TARGETS = frozenset({"CNAME", "NS", "PTR"})
@@ -73,12 +76,11 @@ class DnsClient:
 
     async def zone(self) -> ZoneView:
         """One transfer. Raises Unproven where it broke off: half a zone proves nothing."""
-        transferred = await self._transfer()
         records: dict[str, tuple[Record, ...]] = {}
         owners: dict[str, str] = {}
-        for name, node in transferred.nodes.items():
+        for name, sets in (await self._transfer()).items():
             plain = _plain(name)
-            records[plain] = tuple(_records(plain, node.rdatasets))
+            records[plain] = tuple(_records(plain, sets))
             owner = _owner(records[plain]) if plain.startswith(OWNER_LABEL) else None
             if owner is not None:
                 owners[plain.removeprefix(OWNER_LABEL)] = owner
@@ -89,36 +91,40 @@ class DnsClient:
         transferred = await self._transfer()
         found: list[Record] = []
         for label in (name, SRV_LABEL + name, OWNER_LABEL + name):
-            node = transferred.get_node(self._name(label))
-            if node is not None:
-                found += _records(label.lower(), node.rdatasets)
+            found += _records(label.lower(), transferred.get(self._name(label), []))
         return tuple(found)
 
-    async def _transfer(self) -> dns.zone.Zone:
-        async for attempt in stamina.retry_context(on=(Unreachable, Unproven), attempts=2, wait_initial=0.1, wait_max=0.5):
-            with attempt:
-                return await self._transfer_once()
-        raise AssertionError("stamina returns or raises")
-
-    async def _transfer_once(self) -> dns.zone.Zone:
-        what = f"DNS: transfer of {self._settings.zone}"
-        zone = dns.zone.Zone(self._origin, relativize=False)
-        query, _ = dns.xfr.make_query(zone, keyring=self._key())
+    async def _transfer(self) -> Mapping[dns.name.Name, list[dns.rdataset.Rdataset]]:
+        """Tried again once where it failed soon. A transfer may take TRANSFER_CALLS times a call's time-out."""
+        began = time.monotonic()
         try:
-            await dns.asyncquery.inbound_xfr(self._host, zone, query, port=self._port, lifetime=self._settings.timeout_s, backend=self._backend)
+            return await self._transfer_once()
+        except (Unreachable, Unproven):
+            if time.monotonic() - began > self._settings.timeout_s:
+                raise
+        await asyncio.sleep(RETRY_S)
+        return await self._transfer_once()
+
+    async def _transfer_once(self) -> Mapping[dns.name.Name, list[dns.rdataset.Rdataset]]:
+        what = f"DNS: transfer of {self._settings.zone}"
+        transfer = Transfer(self._origin)
+        query, _ = dns.xfr.make_query(transfer, None, keyring=self._key())
+        lifetime = self._settings.timeout_s * TRANSFER_CALLS
+        try:
+            await dns.asyncquery.inbound_xfr(self._host, transfer, query, port=self._port, lifetime=lifetime, backend=self._backend)
+            return transfer.sets
         except dns.xfr.TransferError as error:
             raise refusal(what, error.rcode, self._settings) from error
         except (dns.tsig.PeerError, dns.tsig.BadSignature, dns.tsig.BadTime, dns.tsig.BadKey, dns.message.UnknownTSIGKey) as error:
             raise signature(what, error, self._settings) from error
         except dns.exception.Timeout as error:
-            raise Unreachable(what, why=f"no whole answer within {self._settings.timeout_s:g} s", remedy=_LOOK) from error
+            raise Unreachable(what, why=f"no whole answer within {lifetime:g} s", remedy=_LOOK) from error
         except EOFError as error:
             raise Unproven(what, why="it broke off: a part of the zone is unknown", remedy=_LOOK) from error
         except OSError as error:
             raise Unreachable(what, why=fit(error.strerror or type(error).__name__), remedy=_LOOK) from error
         except (dns.exception.DNSException, ValueError, KeyError) as error:
             raise Unproven(what, why=f"the transfer is not valid: {fit(error) or type(error).__name__}", remedy=_LOOK) from error
-        return zone
 
     # Writing
 
