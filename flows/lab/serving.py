@@ -48,8 +48,14 @@ class Site:
 
     async def close(self) -> None:
         runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        if runner is None:
+            return
+        transports = [c.transport for c in runner.server.connections if c.transport is not None] if runner.server is not None else []
+        await runner.cleanup()
+        for transport in transports:
+            transport.abort()  # a TLS connection would otherwise wait for its peer's farewell
+        if transports:
+            await asyncio.sleep(0)  # lets the loop close the sockets
 
 
 def free_port(host: str = "127.0.0.1") -> int:
