@@ -1,14 +1,14 @@
 """Transactions on the one database. ``now`` in a transaction is the database's clock, read at its begin.
 
 SQLite: WAL, writers begin with ``BEGIN IMMEDIATE`` behind a fair queue of the process, so that a burst waits in
-order instead of polling the file lock. Servers: READ COMMITTED and UTC, set by us and not by their defaults.
+order; between processes the file lock is polled (:mod:`flows.state.patience`). Servers: READ COMMITTED and UTC, set by us and not by their defaults.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from flows.errors import Conflict, Fenced, Temporary, Unreachable
+from flows.errors import Busy, Conflict, Fenced, Temporary, Unreachable
+from flows.state import patience
 from flows.state import tables as t
 from flows.state.threaded import Hooks, ThreadedWriter
 
@@ -26,7 +27,8 @@ T = TypeVar("T")
 
 #: The database's own clock, in milliseconds since 1970.
 NOW = {
-    "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    # Looks at the file, too: a reader's view begins here and not later.
+    "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), EXISTS (SELECT 1 FROM sqlite_master)",
     "mysql": "SELECT CAST(UNIX_TIMESTAMP(UTC_TIMESTAMP(3)) * 1000 AS SIGNED)",
     "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
 }
@@ -80,7 +82,7 @@ class Database:
         self._writers = asyncio.Lock()
         options: dict[str, Any] = {}
         if self.sqlite:
-            options["connect_args"] = {"timeout": busy_timeout_s}
+            options["connect_args"] = {"timeout": 0}  # flows.state.patience
         else:
             options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
         if async_creator is not None:
@@ -107,19 +109,19 @@ class Database:
     def _now_sync(self, conn: Connection) -> int:
         if self._clock is not None:
             return self._clock()
-        return int(conn.exec_driver_sql(NOW["sqlite"]).scalar_one())
+        return int(conn.exec_driver_sql(NOW["sqlite"]).one()[0])
 
     async def _now(self, conn: AsyncConnection) -> int:
         if self._clock is not None:
             return self._clock()
-        return int((await conn.exec_driver_sql(NOW[conn.dialect.name])).scalar_one())
+        return int((await conn.exec_driver_sql(NOW[conn.dialect.name])).one()[0])
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Tx]:
         """A consistent view; nothing is written. Raises Unreachable."""
         try:
-            async with self.engine.connect() as conn, conn.begin():
-                yield Tx(conn, await self._now(conn))
+            async with AsyncExitStack() as stack:
+                yield await self._open(stack, writing=False)
         except (DBAPIError, PoolTimeout, OSError) as error:
             raise translated(error) from error
 
@@ -171,14 +173,31 @@ class Database:
 
     @asynccontextmanager
     async def _begin(self, epoch: int | None) -> AsyncIterator[Tx]:
-        async with self.engine.connect() as conn:
-            if self.sqlite:
-                conn = await conn.execution_options(zlh_write=True)
-            async with conn.begin():
-                tx = Tx(conn, await self._now(conn))
-                if epoch is not None:
-                    await _guard(tx, epoch)
-                yield tx
+        async with AsyncExitStack() as stack:
+            tx = await self._open(stack, writing=True)
+            if epoch is not None:
+                await _guard(tx, epoch)
+            yield tx
+
+    async def _open(self, stack: AsyncExitStack, *, writing: bool) -> Tx:
+        """A begun transaction, which ends with ``stack``. Waits for SQLite's lock, ``busy_timeout_s`` at most."""
+        pauses = patience.pauses(self._busy, asyncio.get_running_loop().time)
+        while True:
+            async with AsyncExitStack() as attempt:
+                try:
+                    conn = await attempt.enter_async_context(self.engine.connect())
+                    if self.sqlite and writing:
+                        conn = await conn.execution_options(zlh_write=True)
+                    await attempt.enter_async_context(conn.begin())
+                    tx = Tx(conn, await self._now(conn))
+                except OperationalError as error:
+                    pause = next(pauses, None) if self.sqlite and patience.locked(error) else None
+                    if pause is None:
+                        raise
+                else:
+                    await stack.enter_async_context(attempt.pop_all())
+                    return tx
+            await asyncio.sleep(pause)
 
 
 async def _guard(tx: Tx, epoch: int) -> None:
@@ -187,10 +206,20 @@ async def _guard(tx: Tx, epoch: int) -> None:
         raise Fenced("sweep", why=f"epoch {epoch} was superseded by {row.epoch if row else 'none'}")
 
 
+#: What servers say when two transactions got in each other's way and one was given up: MariaDB's numbers, PostgreSQL's states.
+_COLLISIONS = frozenset({1205, 1213, "40001", "40P01"})
+#: MariaDB's violated constraint, which its driver does not count among integrity errors.
+_CONSTRAINTS = frozenset({4025})
+
+
 def translated(error: BaseException) -> Exception:
     """A vendor's database error in our own terms."""
-    if isinstance(error, IntegrityError):
-        return Conflict("database", why=str(error.orig))
+    orig = getattr(error, "orig", None)
+    code = getattr(orig, "sqlstate", None) or next(iter(getattr(orig, "args", ())), None)
+    if isinstance(error, IntegrityError) or code in _CONSTRAINTS:
+        return Conflict("database", why=str(orig))
+    if code in _COLLISIONS:
+        return Busy("database", why=str(orig), remedy="nothing was written: try again", retry_after=1.0)
     if isinstance(error, OperationalError | PoolTimeout | OSError) or getattr(error, "connection_invalidated", False):
         return Unreachable("database", why=str(getattr(error, "orig", error)), remedy="check ZLH_DATABASE__URL and the server")
     return Temporary("database", why=str(getattr(error, "orig", error)))

@@ -17,11 +17,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flows.errors import Busy
-from flows.state.database import Database, translated
+from flows.state.database import Database
 
 T = TypeVar("T")
 _LOCK = "zlh-migrate"
@@ -75,17 +74,12 @@ def _with_connection(url: str | URL, work: Callable[[Connection], T]) -> T:
     async def run() -> T:
         database = Database(url, busy_timeout_s=_WAIT_S)
         try:
-            async with database.engine.connect() as conn:
-                if database.sqlite:
-                    conn = await conn.execution_options(zlh_write=True)  # BEGIN IMMEDIATE: one upgrade at a time
-                async with conn.begin():
-                    await _lock(conn)
-                    try:
-                        return await conn.run_sync(work)
-                    finally:
-                        await _unlock(conn)
-        except (DBAPIError, OSError) as error:
-            raise translated(error) from error
+            async with database.write() as tx:  # on SQLite one at a time by itself
+                await _lock(tx.conn)
+                try:
+                    return await tx.conn.run_sync(work)
+                finally:
+                    await _unlock(tx.conn)
         finally:
             await database.close()
 

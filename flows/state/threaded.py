@@ -8,13 +8,18 @@ It is the same ``async`` function as everywhere, but none of its statements ever
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from flows.state import patience
 
 if TYPE_CHECKING:
     from flows.state.database import Tx
@@ -56,8 +61,8 @@ class ThreadedWriter:
     def _transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         left: list[Callable[[Tx], Awaitable[None]]] = []
         try:
-            with self._connection() as conn, conn.begin():
-                tx = self._hooks.tx(conn, self._hooks.now(conn))
+            with ExitStack() as stack:
+                tx = self._open(stack)
                 left = tx.always
                 result = drive(work(tx))
                 for write in left:
@@ -65,16 +70,34 @@ class ThreadedWriter:
             return result
         except Exception:  # raised again: only what must be written however it ends is added
             if left:
-                with self._connection() as conn, conn.begin():
-                    tx = self._hooks.tx(conn, self._hooks.now(conn))
+                with ExitStack() as stack:
+                    tx = self._open(stack)
                     for write in left:
                         drive(write(tx))
             raise
 
+    def _open(self, stack: ExitStack) -> Tx:
+        """A begun transaction, which ends with ``stack``. Waits for the lock, ``busy_timeout_s`` at most."""
+        pauses = patience.pauses(self._busy_timeout_s, time.monotonic)
+        while True:
+            with ExitStack() as attempt:
+                try:
+                    conn = attempt.enter_context(self._connection())
+                    attempt.enter_context(conn.begin())
+                    tx = self._hooks.tx(conn, self._hooks.now(conn))
+                except OperationalError as error:
+                    pause = next(pauses, None) if patience.locked(error) else None
+                    if pause is None:
+                        raise
+                else:
+                    stack.enter_context(attempt.pop_all())
+                    return tx
+            time.sleep(pause)
+
     def _connection(self) -> Any:
         if self._engine is None:
             url = self._url.set(drivername="sqlite")
-            self._engine = create_engine(url, connect_args={"timeout": self._busy_timeout_s}, execution_options={"zlh_write": True})
+            self._engine = create_engine(url, connect_args={"timeout": 0}, execution_options={"zlh_write": True})
             event.listen(self._engine, "connect", self._hooks.on_connect)
             event.listen(self._engine, "begin", self._hooks.on_begin)
         return self._engine.connect()

@@ -35,7 +35,7 @@ def upgrade() -> None:
     metadata.create_all(bind)
     for statement in {"sqlite": _SQLITE, "mysql": _MYSQL, "postgresql": _POSTGRESQL}[bind.dialect.name]:
         op.execute(sa.text(statement))
-    now = int(bind.exec_driver_sql(NOW[bind.dialect.name]).scalar_one())
+    now = int(bind.exec_driver_sql(NOW[bind.dialect.name]).one()[0])
     plans = sa.table("plan_limits", *(sa.column(c) for c in ("plan", "servers", "memory_mb", "disk_gb", "backups")))
     op.bulk_insert(
         plans,
