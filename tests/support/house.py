@@ -15,11 +15,30 @@ from sqlalchemy import func, select
 
 from flows.api.app import control_app, public_app
 from flows.api.deps import ApiDeps
+from flows.domain.agent import Observation, WorkloadState
+from flows.domain.lease import Lease
 from flows.domain.node import Node
+from flows.domain.operation import Direction, OperationKind, OperationState, StepName
 from flows.domain.ports import Artifact
+from flows.domain.server import Edge, Server, ServerState
 from flows.errors import Unreachable
 from flows.settings import ApiSettings, Settings
-from flows.state import customers, migrate, nodes, tokens
+from flows.state import (
+    addresses,
+    attempts,
+    audit,
+    control,
+    customers,
+    journal,
+    leases,
+    migrate,
+    nodes,
+    observations,
+    operations,
+    servers,
+    tokens,
+    vmids,
+)
 from flows.state.customers import PlanLimits
 from flows.state.database import Database
 
@@ -165,3 +184,90 @@ class build:  # noqa: N801 - reads as a verb: ``async with build(database, setti
     async def __aexit__(self, *_: object) -> None:
         for client in self.clients:
             await client.aclose()
+
+
+async def ordered(lane: Lane, **changes: Any) -> tuple[str, str]:
+    """Orders a server; returns its id and the operation's."""
+    answer = await lane.post("/api/servers/create", order(**changes))
+    assert answer.status_code == 202, answer.text
+    operation = answer.json()["operation"]
+    return operation["server_id"], operation["id"]
+
+
+async def claimed(house: House, operation_id: str) -> Lease:
+    """A run claims the newest attempt, as an executor would."""
+    async with house.database.write() as tx:
+        operation = await operations.get(tx, operation_id)
+        assert operation is not None
+        return (await attempts.claim_run(tx, operation_id, operation.attempt, await control.generation(tx), "run", 60_000))[1]
+
+
+async def finished(house: House, operation_id: str, *, ready: bool = True) -> None:
+    """Carries an operation to its good end, in short."""
+    lease = await claimed(house, operation_id)
+    async with house.database.write() as tx:
+        operation = await operations.get(tx, operation_id)
+        assert operation is not None
+        server_id = operation.server_id
+        if operation.kind is OperationKind.PROVISION:
+            await servers.set_state(tx, server_id, ServerState.ACTIVE, "run")
+        if operation.kind is OperationKind.DELETE:
+            await servers.mark_deleted(tx, server_id, "run")
+        elif operation.kind is OperationKind.STOP:
+            await servers.set_edge(tx, server_id, Edge.WITHDRAWN)
+            await observations.upsert(tx, [Observation(server_id, tx.now, True, False, WorkloadState.STOPPED)])
+        else:
+            await servers.set_edge(tx, server_id, Edge.OPEN)
+            await observations.upsert(tx, [Observation(server_id, tx.now, True, ready, WorkloadState.RUNNING)])
+        await operations.set_state(tx, operation_id, OperationState.SUCCEEDED)
+        await attempts.end(tx, operation_id, operation.attempt, "succeeded")
+        await leases.release(tx, server_id, lease.token)
+
+
+async def failed(house: House, operation_id: str) -> None:
+    """Carries an operation to a clean failure, in short: a creation is undone and everything of it released."""
+    lease = await claimed(house, operation_id)
+    async with house.database.write() as tx:
+        operation = await operations.get(tx, operation_id)
+        assert operation is not None
+        server = await servers.get(tx, operation.server_id)
+        assert server is not None
+        for step, direction in ((StepName.CREATE_CONTAINER, Direction.DO), (StepName.CREATE_CONTAINER, Direction.UNDO)):
+            await journal.begin(tx, operation_id, step, direction, operation.attempt, tx.now + 1000)
+            await journal.done(tx, operation_id, step, direction)
+        error = {"type": "TaskFailed", "what": "clone", "why": "pve1: no space left", "remedy": "free some"}
+        if operation.kind is OperationKind.PROVISION:
+            await operations.set_state(tx, operation_id, OperationState.COMPENSATING, error=error)
+            await vmids.quarantine(tx, server.vmid, tx.now + 86_400_000)
+            await addresses.quarantine(tx, server.address, tx.now + 86_400_000)
+            await servers.mark_failed(tx, server.id, "run")
+        await operations.set_state(tx, operation_id, OperationState.FAILED, error=error)
+        await attempts.end(tx, operation_id, operation.attempt, "failed")
+        await leases.release(tx, server.id, lease.token)
+
+
+async def active(house: House, lane: Lane, **changes: Any) -> str:
+    """A server that runs."""
+    server_id, operation_id = await ordered(lane, **changes)
+    await finished(house, operation_id)
+    return server_id
+
+
+async def server_of(house: House, server_id: str) -> Server:
+    async with house.database.read() as tx:
+        server = await servers.get(tx, server_id)
+    assert server is not None
+    return server
+
+
+async def observed(house: House, server_id: str, *, age_s: float = 0.0, **values: Any) -> None:
+    """What a sweep wrote ``age_s`` seconds ago."""
+    async with house.database.write() as tx:
+        seen: dict[str, Any] = {"reachable": True, "ready": True, "state": WorkloadState.RUNNING} | values
+        await observations.upsert(tx, [Observation(server_id, tx.now - int(age_s * 1000), **seen)])
+
+
+async def audited(house: House) -> list[tuple[str, str]]:
+    """``(actor, action)`` of the whole audit log, oldest first."""
+    async with house.database.read() as tx:
+        return [(line.actor, line.action) for line in reversed(await audit.list_(tx))]
