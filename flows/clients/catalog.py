@@ -19,7 +19,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flows.domain.ports import Artifact
-from flows.errors import BadAnswer, Conflict, NotFound, Unreachable
+from flows.errors import BadAnswer, NotFound, Unreachable
 from flows.settings import ArtifactSettings
 
 #: Largest catalog that is read, bytes.

@@ -68,9 +68,10 @@ class EngineSetup:
                 await self._api.call("wait for the server", "GET", "/ready")
                 await self._api.call("check the credential", "GET", "/admin/version")
                 return
-            except Temporary as error:
+            except (Temporary, NotFound) as error:  # not found: another program answers on this port, perhaps not for long
                 if time.monotonic() >= end:
-                    raise DeadlineExceeded("engine: wait for the server", why=f"not ready after {deadline_s:g} s: {error.why}") from error
+                    why = f"not ready after {deadline_s:g} s: {error.why}"
+                    raise DeadlineExceeded("engine: wait for the server", why=why, remedy="see its log; check ZLH_ENGINE__URL") from error
             await asyncio.sleep(0.2)
 
     async def pool(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,8 +28,9 @@ from flows.domain.operation import Queue
 from flows.errors import BadInput, NotFound, Unauthorized
 from flows.settings import EngineSettings
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(200)]
 
+HEALING = Healing(heartbeat_s=90, pending_s=12)
 FLOWS = """
 import asyncio
 import os
@@ -69,9 +72,12 @@ class Station:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the range from which the kernel gives ports to other tests while the server is still starting."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -124,7 +130,7 @@ def deployed(station: Station) -> Station:
     async def set_up() -> None:
         setup = EngineSetup(station.settings, station.home)
         try:
-            await setup.run(station.prefect_file, interval_s=5, healing=Healing(heartbeat_s=90, pending_s=12))
+            await setup.run(station.prefect_file, interval_s=5, healing=HEALING, wait_s=120)
         finally:
             await setup.close()
 
@@ -174,7 +180,7 @@ async def test_set_up_twice_keeps_every_id(deployed: Station) -> None:
 
     before = ids()
     setup = EngineSetup(deployed.settings, deployed.home)
-    await setup.run(deployed.prefect_file, interval_s=5, healing=Healing(heartbeat_s=90, pending_s=12))
+    await setup.run(deployed.prefect_file, interval_s=5, healing=HEALING, wait_s=120)
     await setup.close()
     assert ids() == before
     assert set(before["queues"]) == {"default", *Queue}
@@ -205,7 +211,7 @@ async def test_a_run_that_never_starts_is_crashed_and_frees_its_slot(deployed: S
     async def crashed() -> bool:
         return (await engine.runs(["1:pending:1"]))["1:pending:1"].state == "crashed"
 
-    await until("the automation", crashed, 60)
+    await until("the automation", crashed, 120)
     assert await engine.active() == []
 
 
@@ -220,7 +226,7 @@ async def test_a_run_whose_worker_was_killed_with_it_is_crashed(deployed: Statio
     async def running() -> list[Path]:
         return list(deployed.marks.glob("slow-dead-*"))
 
-    await until("the run", running, 60)
+    await until("the run", running, 120)
     os.killpg(doomed.pid, signal.SIGKILL)
     await doomed.wait()
 
@@ -237,7 +243,7 @@ async def test_an_unknown_parameter_fails_its_run(deployed: Station, engine: Pre
     async def failed() -> bool:
         return (await engine.runs(["1:bad:2"]))["1:bad:2"].finished
 
-    await until("the run", failed, 60)
+    await until("the run", failed, 120)
     assert (await engine.runs(["1:bad:2"]))["1:bad:2"].state in ("failed", "crashed")
     assert not list(deployed.marks.glob("bad-*"))
 
@@ -250,7 +256,7 @@ async def test_twenty_submissions_of_one_key_are_one_run(deployed: Station, engi
     async def finished() -> bool:
         return (await engine.runs(["1:fast:1"]))["1:fast:1"].finished
 
-    await until("the run", finished, 60)
+    await until("the run", finished, 120)
     assert (await engine.runs(["1:fast:1"]))["1:fast:1"].state == "completed"
     marks = [mark.name for mark in deployed.marks.glob("fast-*")]
     assert marks == [f"fast-1-{str(deployed.home).replace('/', '_')}"], "it ran once, in the home directory"
@@ -261,7 +267,7 @@ async def test_a_scheduled_run_executes(deployed: Station, worker: object) -> No
     async def two() -> bool:
         return len(list(deployed.marks.glob("sweep-*"))) >= 2
 
-    await until("two scheduled sweeps", two, 60)
+    await until("two scheduled sweeps", two, 120)
 
 
 async def test_cancelling_ends_the_process(deployed: Station, engine: PrefectEngine, worker: object) -> None:
@@ -270,14 +276,14 @@ async def test_cancelling_ends_the_process(deployed: Station, engine: PrefectEng
     async def running() -> list[Path]:
         return list(deployed.marks.glob("slow-1-*"))
 
-    (mark,) = await until("the run", running, 60)
+    (mark,) = await until("the run", running, 120)
     pid = int(mark.read_text())
     await engine.cancel(run_id)
 
     async def cancelled() -> bool:
         return (await engine.runs(["1:slow:1"]))["1:slow:1"].state == "cancelled"
 
-    await until("the cancellation", cancelled, 40)
+    await until("the cancellation", cancelled, 120)
     assert not os.path.exists(f"/proc/{pid}")  # noqa: ASYNC240 - /proc does not block
     await engine.cancel(run_id)  # a run that is over is left alone
 
@@ -293,7 +299,7 @@ async def test_a_paused_pool_hands_nothing_out(deployed: Station, engine: Prefec
     async def ran() -> list[Path]:
         return list(deployed.marks.glob("paused-*"))
 
-    await until("the run after the pause", ran, 60)
+    await until("the run after the pause", ran, 120)
 
 
 def test_the_projects_own_deployments_name_flows_that_exist() -> None:

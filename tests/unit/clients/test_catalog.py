@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from flows.clients.catalog import MAX_BYTES, CatalogClient
-from flows.errors import BadAnswer, Conflict, NotFound, Unreachable
+from flows.errors import BadAnswer, NotFound, Unreachable
 from flows.settings import ArtifactSettings
 
 BASE = "http://127.0.0.1:8770"
@@ -166,10 +166,6 @@ async def test_only_promoted_artifacts_are_handed_out(catalog: CatalogClient, pe
     assert (await catalog.find("jar", "fabric", "1.21.4")).sha256 == "a" * 64
 
 
-async def test_without_a_version_there_must_be_no_choice(catalog: CatalogClient, peer: Peer) -> None:
-    other = {**ENTRY, "version": "1.21.1"}
-    peer.answer = {"artifacts": [ENTRY, {**other, "state": "withdrawn"}]}
+async def test_without_a_version_the_last_promoted_one_is_found(catalog: CatalogClient, peer: Peer) -> None:
+    peer.answer = {"artifacts": [{**ENTRY, "version": "1.21.1"}, ENTRY, {**ENTRY, "version": "1.22", "state": "candidate"}]}
     assert (await catalog.find("jar", "fabric", "")).version == "1.21.4"
-    peer.answer, peer.etag = {"artifacts": [ENTRY, other]}, '"2"'
-    with pytest.raises(Conflict, match="1.21.4, 1.21.1"):
-        await catalog.find("jar", "fabric", "")
