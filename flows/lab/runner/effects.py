@@ -62,9 +62,9 @@ async def bootstrap(container: LabContainer, inputs: Inputs) -> Effect:
     def apply() -> None:
         container.host_key, container.trusted_key = host_key, wanted
 
-    kind, _, body = host_key.partition(" ")
     changed = container.host_key is None or container.trusted_key != wanted
-    return Effect(changed, apply, {"host_keys": {kind: body}})
+    line = f"{host_key} root@{container.config.get('hostname', 'localhost')}"  # as the role reads it from the public key's file
+    return Effect(changed, apply, {"host_keys": {host_key.split()[0]: line}})
 
 
 async def deploy_agent(container: LabContainer, inputs: Inputs) -> Effect:

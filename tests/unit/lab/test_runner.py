@@ -14,11 +14,13 @@ from aiohttp import web
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from flows.lab import agents, artifacts
+from flows.lab.argspecs import problems
 from flows.lab.artifacts import ArtifactsPart
 from flows.lab.config import LabConfig
 from flows.lab.faults import Faults, Mode
 from flows.lab.part import Part, Routed
 from flows.lab.runner import RunnerPart, start
+from flows.lab.runner.project import read
 from flows.lab.serving import Site
 from flows.lab.world import LabContainer, World
 
@@ -167,9 +169,9 @@ async def test_bootstrap_trusts_our_key_and_reads_the_host_key_back(run: Run, wo
     assert end["ok"] and end["changed"]
     container = world.containers[10001]
     assert container.trusted_key == KEY
-    ((kind, body),) = end["facts"]["host_keys"].items()
-    load_ssh_public_key(f"{kind} {body}".encode())
-    assert container.host_key == f"{kind} {body}"
+    ((kind, line),) = end["facts"]["host_keys"].items()
+    load_ssh_public_key(line.encode())
+    assert kind == "ssh-ed25519" and line == f"{container.host_key} root@localhost"
     _, again = await run("bootstrap.yml", BASE)
     assert again["ok"] and not again["changed"] and again["facts"] == end["facts"]
 
@@ -408,3 +410,32 @@ async def test_a_second_run_on_one_host_waits_for_the_first(run: Run, faults: Fa
 )
 async def test_malformed_orders_are_422(http: httpx.AsyncClient, body: bytes) -> None:
     assert (await http.post("/playbooks", content=body)).status_code == 422
+
+
+OWN = Path(__file__).parents[3]
+FILE = {"url": "http://127.0.0.1:1/x", "sha256": "0" * 64}
+SENT: dict[str, dict[str, Any]] = {
+    "bootstrap.yml": BASE,
+    "deploy_agent.yml": {
+        "zlh_agent_server_id": "0190", "zlh_agent_version": "0.1.0", "zlh_agent_url": FILE["url"], "zlh_agent_sha256": FILE["sha256"],
+        "zlh_agent_bind": "127.20.9.1", "zlh_agent_port": 18888, "zlh_agent_kind": "game", "zlh_agent_token": "t",
+        "zlh_agent_previous_token": "p", "zlh_agent_tls_cert": "c", "zlh_agent_tls_key": "k",
+    },
+    "preseed_fabric.yml": {
+        "fabric_server_flavor": "fabric", "fabric_server_version": "1.21.4", "fabric_server_memory_mb": 2048, "fabric_server_port": 25565,
+        "fabric_server_jar_url": FILE["url"], "fabric_server_jar_sha256": FILE["sha256"], "fabric_server_mods": [{"name": "fabric-api", **FILE}],
+        "fabric_server_forwarding_secret": "s",
+    },
+    "dev_environment.yml": {
+        "dev_environment_runtimes": [{"name": "node", "version": "24.11.1", **FILE}], "dev_environment_code_server": True,
+        "dev_environment_workspace": "/home/dev/workspace",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SENT))
+def test_the_projects_own_roles_take_what_provisioning_sends(name: str) -> None:
+    playbook = read(OWN, name)
+    assert playbook.roles and playbook.tasks
+    assert problems(OWN / "roles", playbook.roles, SENT[name]) == []
+    assert problems(OWN / "roles", playbook.roles, {})
