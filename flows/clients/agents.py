@@ -243,7 +243,7 @@ class _Sweep:
     def __init__(self, client: AgentClient, results: dict[str, Known[AgentStatus] | Unknown], ends: float, width: int) -> None:
         self._client, self._results, self._ends, self._width = client, results, ends, width
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._all = asyncio.Semaphore(max(16, min(MOST, soft - SPARE)))
+        self._all = asyncio.Semaphore(MOST if soft == resource.RLIM_INFINITY else max(16, min(MOST, soft - SPARE)))
 
     async def run(self, servers: Sequence[Server]) -> None:
         silent = await self._round(servers, last=False)
@@ -253,7 +253,7 @@ class _Sweep:
         """Returns who gave no answer and may be asked again."""
         silent: list[Server] = []
         todo = iter(servers)
-        waiting: set[asyncio.Task[None]] = set()
+        under_way: set[asyncio.Task[None]] = set()
 
         async def worker() -> None:
             for server in todo:
@@ -263,21 +263,18 @@ class _Sweep:
                     self._results.setdefault(server.id, Unknown(f"{NOT_ASKED}no time was left in this sweep"))
                     continue
                 task = asyncio.create_task(self._one(server, silent, last))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
                 done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
-                if not done:
-                    waiting.add(task)
-                    task.add_done_callback(waiting.discard)
-                else:
-                    task.result()
+                if done:
+                    task.result()  # a bug must not look like silence
 
         workers = [asyncio.create_task(worker()) for _ in range(min(self._width, len(servers)))]
         try:
-            if workers:
-                await asyncio.gather(*workers)
-            if waiting:
-                await asyncio.gather(*waiting)
+            await asyncio.gather(*workers)
+            await asyncio.gather(*under_way)
         finally:
-            for task in (*workers, *waiting):
+            for task in (*workers, *under_way):
                 task.cancel()
         return silent
 
