@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import time
 from collections.abc import Mapping, Sequence
 
 from flows.clients import agent_answers
+from flows.clients.agent_fanout import FanOut
 from flows.clients.agent_http import AgentHttp, Failure, NoReply, Reply
 from flows.clients.agent_token import agent_token
 from flows.clients.http import decode_object, detail, fit, is_loopback
@@ -36,14 +35,10 @@ from flows.errors import (
 from flows.settings import AgentSettings
 
 LEASE_HEADER = "X-ZLH-Lease-Token"
-#: A probe that has no answer after this many seconds makes room for the next: the dead must not hold up the living.
-PATIENCE_S = 0.4
 #: Seconds for all probes of a sweep, unless told.
 PROBE_S = 15.0
-#: Most probes under way at once, the waiting ones included, and file descriptors that the rest of the process may need.
-MOST, SPARE = 4096, 256
-#: Reasons of Unknown. The first means that the agent is there and not to be trusted, the second that it was not even asked.
-DISTRUSTED, NOT_ASKED = "distrusted: ", "not asked: "
+#: Begins the reason of Unknown where an agent is there and not to be trusted.
+DISTRUSTED = "distrusted: "
 
 
 class AgentClient:
@@ -71,10 +66,7 @@ class AgentClient:
         for server in servers:
             self._url(server, "/status")
         agent_token(self._settings.master_secret, servers[0].id, max(1, servers[0].token_version))
-        results: dict[str, Known[AgentStatus] | Unknown] = {}
-        sweep = _Sweep(self, results, time.monotonic() + within_s, self._settings.concurrency)
-        await sweep.run(servers)
-        return results
+        return await FanOut(self._probe, self._settings.timeout_s, self._settings.concurrency).run(servers, within_s)
 
     async def _probe(self, server: Server, timeout_s: float) -> Known[AgentStatus] | Unknown | None:
         """None: no answer, worth another try."""
@@ -235,59 +227,6 @@ class AgentClient:
                 self._retired.append(self._http)  # calls under way still need it
             self._http, self._trusts = fresh, stamp
         return self._http
-
-
-class _Sweep:
-    """One fan-out: workers take servers from a queue; who waits longer than PATIENCE_S frees its place; the silent are asked once more."""
-
-    def __init__(self, client: AgentClient, results: dict[str, Known[AgentStatus] | Unknown], ends: float, width: int) -> None:
-        self._client, self._results, self._ends, self._width = client, results, ends, width
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._all = asyncio.Semaphore(MOST if soft == resource.RLIM_INFINITY else max(16, min(MOST, soft - SPARE)))
-
-    async def run(self, servers: Sequence[Server]) -> None:
-        silent = await self._round(servers, last=False)
-        await self._round(silent, last=True)
-
-    async def _round(self, servers: Sequence[Server], *, last: bool) -> list[Server]:
-        """Returns who gave no answer and may be asked again."""
-        silent: list[Server] = []
-        todo = iter(servers)
-        under_way: set[asyncio.Task[None]] = set()
-
-        async def worker() -> None:
-            for server in todo:
-                await self._all.acquire()
-                if time.monotonic() >= self._ends:
-                    self._all.release()
-                    self._results.setdefault(server.id, Unknown(f"{NOT_ASKED}no time was left in this sweep"))
-                    continue
-                task = asyncio.create_task(self._one(server, silent, last))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
-                if done:
-                    task.result()  # a bug must not look like silence
-
-        workers = [asyncio.create_task(worker()) for _ in range(min(self._width, len(servers)))]
-        try:
-            await asyncio.gather(*workers)
-            await asyncio.gather(*under_way)
-        finally:
-            for task in (*workers, *under_way):
-                task.cancel()
-        return silent
-
-    async def _one(self, server: Server, silent: list[Server], last: bool) -> None:
-        try:
-            timeout_s = min(self._client._settings.timeout_s, max(0.05, self._ends - time.monotonic()))
-            result = await self._client._probe(server, timeout_s)
-        finally:
-            self._all.release()
-        if result is None:
-            silent.append(server)
-            result = Unknown("no answer, twice" if last else "no answer")
-        self._results[server.id] = result
 
 
 def _what(server: Server, path: str) -> str:
