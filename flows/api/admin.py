@@ -16,7 +16,7 @@ from flows.api.views import View, time_of
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import BrakeRow, BrakeScope
 from flows.errors import NotFound
-from flows.state import accounts, brakes, customers, outbox
+from flows.state import accounts, brakes, customers, nodes, outbox, servers
 from flows.state.customers import Customer
 from flows.state.database import Tx
 from flows.state.tokens import Caller
@@ -68,6 +68,8 @@ async def pause(body: PauseBody, caller: Admin, request: Request) -> JSONRespons
     async with deps.database.write() as tx:
         if body.until is not None and body.until <= tx.now:
             raise invalid([("until", "is in the past")])
+        if not await _exists(tx, body.scope, body.target):
+            raise invalid([("target", f"no such {body.scope}")])
         row = await brakes.pause(tx, BrakeScope(body.scope), body.target, body.reason, caller.actor, body.until)
         where = body.target or "everything"
         event = Event(
@@ -93,6 +95,13 @@ async def release(body: ResumeBody, caller: Admin, request: Request) -> JSONResp
             event = Event(EventKind.AUTOMATION_RESUMED, f"resumed/{row.id}", what, row.target or "everything", over_of=EventKind.AUTOMATION_PAUSED)
             await _announce(deps, tx, event)
     return JSONResponse({"lifted": [_brake(b) for b in lifted]})
+
+
+async def _exists(tx: Tx, scope: str, target: str) -> bool:
+    """A pause of what does not exist would stop nothing and look as if it did."""
+    if scope == "host":
+        return any(node.name == target for node in await nodes.list_(tx))
+    return scope == "all" or await servers.get(tx, target) is not None
 
 
 async def _announce(deps: ApiDeps, tx: Tx, event: Event) -> None:

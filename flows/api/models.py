@@ -73,22 +73,26 @@ class CustomerBody(Body):
     plan: Annotated[StrictStr, Field(min_length=1, max_length=64)]
 
 
-class PauseBody(Body):
-    """``target`` is a host's name or a server's id; for everything it is left out. ``until`` in ms, left out: until resumed."""
+class BrakeBody(Body):
+    """``target`` is a host's name or a server's id; for everything it is left out."""
 
     scope: Literal["all", "host", "server"]
-    target: Annotated[StrictStr, Field(max_length=64)] = ""
-    reason: Annotated[StrictStr, Field(min_length=1, max_length=255)]
-    until: Annotated[StrictInt, Field(gt=0)] | None = None
+    target: Annotated[StrictStr, Field(max_length=64, validate_default=True)] = ""
 
     @field_validator("target")
     @classmethod
     def _named_where_needed(cls, value: str, info: ValidationInfo) -> str:
-        if (info.data.get("scope") == "all") == bool(value):
+        if "scope" in info.data and (info.data["scope"] == "all") == bool(value):
             raise ValueError("names the host or the server, and nothing for all")
         return value
 
 
-class ResumeBody(Body):
-    scope: Literal["all", "host", "server"]
-    target: Annotated[StrictStr, Field(max_length=64)] = ""
+class PauseBody(BrakeBody):
+    """``until`` in ms, left out: until resumed."""
+
+    reason: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    until: Annotated[StrictInt, Field(gt=0)] | None = None
+
+
+class ResumeBody(BrakeBody):
+    pass
