@@ -29,6 +29,12 @@ def line(e: Event) -> str:
     return f"{e.what} · {e.where}"
 
 
+def lines_of(e: Event) -> list[str]:
+    lines = e.facts["lines"]
+    assert isinstance(lines, list)
+    return lines
+
+
 async def rows(tx: Tx) -> list[Any]:
     return list((await tx.execute(select(t.outbox).order_by(t.outbox.c.created_at, t.outbox.c.id))).all())
 
@@ -218,8 +224,7 @@ async def test_more_than_five_in_ten_seconds_become_one(timed: Database, clock: 
     if messages == 1:
         told = found[0].event
         assert told.what == f"{number} × episode escalated"
-        lines = told.facts["lines"]
-        assert isinstance(lines, list)
+        lines = lines_of(told)
         assert lines[0].startswith("what of k00")
         assert len(lines) == min(number, 10) + (number > 10)
         assert lines[-1] == f"and {number - 10} more" if number > 10 else lines[-1].startswith("what of k05")
@@ -271,9 +276,9 @@ async def test_audit_lines_are_batched_to_the_size_of_a_message(timed: Database)
     assert await fold(timed, room=1_000) == 40
     messages = await claim(timed)
     assert len(messages) == 5
-    lines = [line for m in messages for line in m.event.facts["lines"]]  # type: ignore[attr-defined]  # facts are plain JSON
-    assert len(lines) == 40
-    assert all(sum(len(x) + 1 for x in m.event.facts["lines"]) <= 1_000 for m in messages)  # type: ignore[attr-defined]  # as above
+    batches = [lines_of(m.event) for m in messages]
+    assert sum(len(batch) for batch in batches) == 40
+    assert all(sum(len(x) + 1 for x in batch) <= 1_000 for batch in batches)
 
 
 async def test_a_folded_message_is_not_folded_again(timed: Database) -> None:
