@@ -14,6 +14,8 @@ from flows.domain.event import Event, EventKind
 #: Discord's limit, in characters as Discord counts them (UTF-16 code units at worst).
 LIMIT = 2_000
 _MARK = "…"
+#: Parts are not cut below this before the command and its like are.
+_SHORT = 20
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _GOOD = frozenset({EventKind.REPAIR_SUCCEEDED, EventKind.PROVISIONING_SUCCEEDED, EventKind.PAYMENT_RECEIVED, EventKind.EPISODE_OVER})
 
@@ -21,19 +23,20 @@ _GOOD = frozenset({EventKind.REPAIR_SUCCEEDED, EventKind.PROVISIONING_SUCCEEDED,
 def render(event: Event, *, limit: int = LIMIT, notice: str = "") -> str:
     """The whole message, at most ``limit`` characters. ``notice`` is added at its end.
 
-    What does not fit is cut from the longest part first; the command and the notice are the last to suffer.
+    What does not fit is cut: lines from the last, then the longest part; the command and the notice are the last to suffer.
     """
     command = f"run: `{clean(event.command)}`" if event.command else ""
     tail = [clip(part, limit // 3) for part in (command, clean(notice)) if part]
-    head = [f"**{clean(event.what)}**" if event.what else f"**{event.kind.value}**"]
+    head = [f"**{clean(event.what) or event.kind.value}**"]
     head += [f"{label}: {clean(text)}" for label, text in (("where", event.where), ("done", event.done)) if text]
-    head += [clean(line) for line in lines_of(event)]
+    lines = [clean(text) for text in lines_of(event)]
     if event.next:
-        head.append(f"next: {clean(event.next)}")
-    elif event.kind not in _GOOD and not event.command and not lines_of(event):
-        head.append("next: nothing to do")
-    room = limit - sum(size(part) + 1 for part in tail)
-    return "\n".join([*_fit(head, room), *tail])
+        tail.insert(0, f"next: {clean(event.next)}")
+    elif event.kind not in _GOOD and not event.command and not lines:
+        tail.insert(0, "next: nothing to do")
+    fixed = _fit([*head, *tail], limit, spare=len(tail))
+    head, tail = fixed[: len(head)], fixed[len(head) :]
+    return "\n".join([*head, *_first(lines, limit - sum(size(part) + 1 for part in fixed)), *tail])
 
 
 def line(event: Event) -> str:
@@ -49,8 +52,9 @@ def lines_of(event: Event) -> Sequence[str]:
 
 
 def clean(text: str) -> str:
-    """Without control characters (line feeds and tabs stay), lone surrogates and direction overrides, which could disguise a command."""
-    return "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _BIDI)).strip()
+    """Its first 10,000 characters, without control characters (line feeds and tabs stay), lone surrogates, and direction overrides,
+    which could disguise a command."""
+    return "".join(c for c in text[:10_000] if c in "\n\t" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _BIDI)).strip()
 
 
 def size(text: str) -> int:
@@ -71,15 +75,36 @@ def clip(text: str, limit: int) -> str:
     return "".join(kept) + _MARK
 
 
-def _fit(parts: list[str], room: int) -> list[str]:
-    """Cuts the longest parts first until all of them, joined by line feeds, fit."""
-    parts = [part for part in parts if part]
-    while (over := sum(size(part) + 1 for part in parts) - 1 - room) > 0:
-        longest = max(range(len(parts)), key=lambda i: size(parts[i]))
-        others = sorted((size(part) for part in parts), reverse=True)
-        target = max(size(parts[longest]) - over, others[1] - 1 if len(others) > 1 else 0, 20)
-        if target >= size(parts[longest]):  # all are short already: the last ones go
-            parts.pop()
-            continue
-        parts[longest] = clip(parts[longest], target)
-    return parts
+def _first(lines: Sequence[str], room: int) -> list[str]:
+    """As many of the lines as fit, and how many do not."""
+    if sum(size(line) + 1 for line in lines) <= room:
+        return list(lines)
+    kept: list[str] = []
+    for number, text in enumerate(lines):
+        more = f"{_MARK} and {len(lines) - number} more"
+        if sum(size(part) + 1 for part in (*kept, text, more)) > room:
+            return [*kept, more] if sum(size(part) + 1 for part in (*kept, more)) <= room else kept
+        kept.append(text)
+    return kept
+
+
+def _fit(parts: Sequence[str], room: int, *, spare: int) -> list[str]:
+    """Cuts the longest parts to one length at which all of them, joined by line feeds, fit; the last ``spare`` ones only if need be."""
+    room -= len(parts) - 1
+    rest = parts[len(parts) - spare :]
+    cap = _cap([size(part) for part in parts[: len(parts) - spare]], room - sum(size(part) for part in rest))
+    if cap is not None and cap < _SHORT:
+        cap = _cap([size(part) for part in parts], room)
+        rest = []
+    return list(parts) if cap is None else [*(clip(part, cap) for part in parts[: len(parts) - len(rest)]), *rest]
+
+
+def _cap(sizes: Sequence[int], room: int) -> int | None:
+    """The largest length that all may have so that they fit into ``room``; None where they do as they are."""
+    if sum(sizes) <= room:
+        return None
+    for number, length in enumerate(ordered := sorted(sizes)):
+        if length * (len(ordered) - number) > room:
+            return max(room // (len(ordered) - number), 1)
+        room -= length
+    return None
