@@ -19,6 +19,7 @@ from typing import Any
 
 import requests
 import stamina
+import urllib3
 from proxmoxer.backends.https import Backend
 from proxmoxer.core import ProxmoxResource, ResourceException
 
@@ -194,10 +195,16 @@ class Session:
     def _capped(self, local: threading.local) -> Callable[..., None]:
         """Reads the body before requests does: with a largest size and the call's deadline; puts an error's message into its phrase."""
 
+        def chunk(response: requests.Response) -> bytes:
+            try:
+                return bytes(response.raw.read1(65_536, decode_content=True))
+            except urllib3.exceptions.HTTPError as error:
+                raise requests.exceptions.ConnectionError("the answer broke off") from error
+
         def read(response: requests.Response, **_: object) -> None:
             parts: list[bytes] = []
             size = 0
-            while part := response.raw.read1(65_536, decode_content=True):
+            while part := chunk(response):
                 size += len(part)
                 if size > self._max:
                     response.raw.close()
