@@ -1,13 +1,14 @@
 """``python -m flows.lab --config FILE.json``: starts every part, writes the state file when all listen, ends on SIGTERM or SIGINT.
 
 The world lives in memory: an end of the process is the end of every container. Exit 0: ended as asked · 1: a part could not
-start · 2: wrong usage or configuration.
+start · 2: wrong usage or configuration · 3: a port is taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import importlib
 import json
 import logging
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput
+from flows.lab import launch
 from flows.lab.config import LabConfig, load
 from flows.lab.control import Control
 from flows.lab.faults import Faults
-from flows.lab.launch import start_ticks
 from flows.lab.part import Part
 from flows.lab.world import World
 
@@ -56,7 +57,7 @@ class Lab:
         """What the state file holds. No secret: those are in the configuration of whoever started the lab."""
         return {
             "pid": os.getpid(),
-            "started": start_ticks(os.getpid()),
+            "started": launch.start_ticks(os.getpid()),
             "control": self.control.site.url,
             "endpoints": {name: dict(part.endpoints) for name, part in self.parts.items()},
             "nodes": self._nodes(),
@@ -120,7 +121,7 @@ def main() -> int:
         asyncio.run(run(config))
     except (OSError, ImportError, AutomationError) as error:
         log.error("a part could not start: %s", error)
-        return 1
+        return launch.PORT_TAKEN if getattr(error, "errno", None) == errno.EADDRINUSE else 1
     return 0
 
 

@@ -19,7 +19,7 @@ class Mode(StrEnum):
     SLOW = "slow"  # waits ``seconds``, then goes on
     HANG = "hang"  # accepts and never answers, no effect
     LOSE_ANSWER = "lose_answer"  # the effect happens, the connection is cut
-    RIGHTS_LOST = "rights_lost"  # Proxmox: 200 with empty lists, no permissions
+    RIGHTS_LOST = "rights_lost"  # Proxmox: 200 with empty lists, no privilege on guests and storages
     PARTIAL = "partial"  # answers with a part missing
     FAIL_TASK = "fail_task"  # Proxmox: the task ends with an error; runner: the play fails
     DIE_LOCKED = "die_locked"  # Proxmox: a clone dies under ``lock: create``

@@ -35,6 +35,8 @@ CHANNELS = {
     "audit": "audit-log",
 }
 READY_S, END_S = 30.0, 10.0
+#: Exit status of a lab whose port is somebody else's.
+PORT_TAKEN = 3
 #: Binds of the configuration, and the endpoint whose port they keep from one run to the next.
 _BINDS = {
     "proxmox": ("bind", "address"),
@@ -111,7 +113,7 @@ def up(
                 break
             except AutomationError:
                 _end(process.pid)
-                if attempt == 2 or "Address already in use" not in _tail(directory):
+                if attempt == 2 or process.returncode != PORT_TAKEN:
                     raise
                 _any_port(config)  # somebody took a port that was ours in the last run
         _keep_ports(config, state)
@@ -133,6 +135,7 @@ def down(directory: Path) -> bool:
         pid = _pid(directory)
     if pid is not None:
         _end(pid)
+    _reap()
     for name in ("state.json", "lab.pid"):
         (directory / name).unlink(missing_ok=True)
     return pid is not None
@@ -353,6 +356,13 @@ def _held(directory: Path) -> bool:
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
+def _reap() -> None:
+    """Forgets children that ended by themselves."""
+    for pid, child in list(_children.items()):
+        if child.poll() is not None:
+            _children.pop(pid, None)
+
+
 def _spawn(directory: Path, lock: int) -> subprocess.Popen[bytes]:
     """A session of its own: a Ctrl-C for the launcher does not reach it. Secrets travel in the 0600 file, never in argv."""
     with (directory / "lab.log").open("ab") as log:
@@ -366,6 +376,7 @@ def _spawn(directory: Path, lock: int) -> subprocess.Popen[bytes]:
             pass_fds=(lock,),
             env={k: v for k, v in os.environ.items() if not k.startswith("ZLH_")},
         )
+    _reap()
     _children[process.pid] = process
     _write(directory / "lab.pid", {"pid": process.pid, "started": start_ticks(process.pid)})
     return process

@@ -134,7 +134,7 @@ async def destroy(call: Call) -> Any:
         container = call.container()
         if container.config.get("protection"):
             raise PveError(500, f"can't remove CT {vmid} - protection mode enabled")
-        cluster.check_lock(container, *(("create", "destroyed") if call.params.get("force") else ()))
+        cluster.check_lock(container)  # ``force`` does not help against a lock: only `pct unlock` at the node does
         if container.status == "running" and not call.params.get("force"):
             raise PveError(500, f"unable to destroy CT {vmid} - container is running")
         return container
@@ -144,6 +144,7 @@ async def destroy(call: Call) -> Any:
     async def body(task: Task) -> None:
         async with cluster.config_lock(vmid):
             container = refuse_unless_allowed()
+            await task.work(0.0)  # a task that is to fail does so before its effect
             container.stop()
             container.lock = "destroyed"
             await call.changed()
