@@ -8,7 +8,7 @@ from flows.api.models import CreateBody
 from flows.api.problems import Problem, invalid
 from flows.domain.intake import Accepted, Creation
 from flows.domain.server import ContainerType, Runtime
-from flows.errors import Conflict, NotFound, Temporary, Unreachable
+from flows.errors import AutomationError, Conflict, NotFound, Unreachable
 from flows.state import intake
 from flows.state.tokens import Caller
 
@@ -42,7 +42,7 @@ async def submit(deps: ApiDeps, order: Creation) -> Accepted:
     is answered even if the catalog has changed or gone since."""
     try:
         await _check_catalog(deps, order)
-    except (Problem, Temporary):
+    except (Problem, AutomationError):
         repeated = await _find(deps, order)
         if repeated is None:
             raise
@@ -77,10 +77,10 @@ async def _find(deps: ApiDeps, order: Creation) -> Accepted | None:
 
 async def _check_catalog(deps: ApiDeps, order: Creation) -> None:
     """Only promoted versions can be ordered. Without any catalog a game goes on (its jar is looked up again when it is built); a runtime,
-    which the customer picked from that very catalog, does not. Raises 422 by field, Unreachable."""
+    which the customer picked from that very catalog, does not. Raises 422 by field, and what the catalog raises."""
     try:
         promoted = await deps.promoted.promoted()
-    except Temporary:
+    except AutomationError:
         if order.runtimes or order.code_server:
             raise
         return

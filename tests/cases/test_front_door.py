@@ -97,7 +97,7 @@ async def _prepare(house: House, change: dict[str, Any]) -> None:
     if "catalog" in change:
         house.catalog.down = change["catalog"] == "down"
         house.catalog.entries.clear()
-        house.deps.promoted._last = None  # what was remembered for a moment is older than this change
+        house.deps.promoted.forget()  # what was remembered for a moment is older than this change
     if change.get("database") == "gone":
         await house.database.close()
         where = _file(house)

@@ -183,7 +183,7 @@ async def test_the_catalog_is_not_sent_twice(house: House) -> None:
         again = await house.alice.get("/api/catalog/runtimes", headers={"If-None-Match": header})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
     house.catalog.entries.append(artifact("runtime", "rust", "1.80.0"))
-    house.deps.promoted._last = None
+    house.deps.promoted.forget()
     changed = await house.alice.get("/api/catalog/runtimes", headers={"If-None-Match": tag})
     assert changed.status_code == 200 and changed.headers["etag"] != tag
 
@@ -192,7 +192,7 @@ async def test_a_stale_catalog_says_so_and_none_at_all_is_503(house: House) -> N
     house.catalog.stale = True
     fresh = await house.alice.get("/api/catalog/runtimes")
     assert (fresh.status_code, fresh.json()["stale"]) == (200, True)
-    house.deps.promoted._last = None
+    house.deps.promoted.forget()
     house.catalog.down = True
     none = await house.alice.get("/api/catalog/runtimes")
     assert (none.status_code, none.json()["type"]) == (503, "urn:zlh:problem:unavailable")

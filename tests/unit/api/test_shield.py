@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from flows.api import limits, problems, token_cache
 from flows.api.app import control_app, public_app
-from flows.api.catalog_cache import CatalogCache
 from flows.api.limits import SlidingWindow
 from flows.api.token_cache import TokenCache
 from flows.errors import (
@@ -32,7 +30,7 @@ from flows.errors import (
 from flows.settings import Settings
 from flows.state import tokens
 from flows.state.database import Database
-from tests.support.house import CONTROL_TOKEN, FakeArtifacts, House, artifact, build, new_settings, order
+from tests.support.house import CONTROL_TOKEN, House, build, new_settings, order
 
 
 class Clock:
@@ -169,20 +167,6 @@ async def test_a_bad_token_is_never_remembered_and_the_cache_is_bounded(house: H
 async def test_the_cache_holds_no_token(house: House) -> None:
     await house.alice.get("/api/servers")
     assert house.alice.token not in repr(vars(house.deps.tokens))
-
-
-# --- the catalog's cache
-
-
-async def test_the_catalog_is_asked_once_by_many_and_again_when_old() -> None:
-    clock = Clock()
-    catalog = FakeArtifacts([artifact("jar", "fabric", "1")])
-    cache = CatalogCache(catalog, 5.0, clock)
-    await asyncio.gather(*(cache.promoted() for _ in range(20)))
-    assert catalog.asked == 1
-    clock.now += 5.0
-    await cache.promoted()
-    assert catalog.asked == 2
 
 
 # --- problems
