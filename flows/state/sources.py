@@ -1,6 +1,6 @@
 """How each source has been answering, and stale edge entries seen but not yet confirmed (rows named ``sighting:<key>``).
 
-Written by the sweep in one statement each; read as part of the fleet.
+Written by the sweep in two statements; read as part of the fleet.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ async def upsert(tx: Tx, facts: Sequence[SourceFact], sightings: Mapping[str, in
     rows = [{"source": f.source, "misses": f.misses, "since": f.since, "reason": f.reason[:255], "at": tx.now} for f in facts]
     if sightings is not None:
         rows += [{"source": _SIGHTING + k, "misses": n, "since": tx.now, "reason": "", "at": tx.now} for k, n in sightings.items()]
+        await tx.execute(delete(t.sources).where(_S.source.like(_SIGHTING + "%")))
     await _upsert(tx, t.sources, rows, key="source", update=("misses", "since", "reason", "at"))
-    if sightings is not None:
-        # Those of this sweep carry its time; whatever is older was not seen again.
-        await tx.execute(delete(t.sources).where(_S.source.like(_SIGHTING + "%"), _S.at != tx.now))
 
 
 async def all_(tx: Tx) -> tuple[dict[str, SourceFact], dict[str, int]]:
