@@ -215,10 +215,10 @@ _CONSTRAINTS = frozenset({4025})
 def translated(error: BaseException) -> Exception:
     """A vendor's database error in our own terms."""
     orig = getattr(error, "orig", None)
-    code = getattr(orig, "sqlstate", None) or next(iter(getattr(orig, "args", ())), None)
-    if isinstance(error, IntegrityError) or code in _CONSTRAINTS:
+    codes = {getattr(orig, "sqlstate", None), *getattr(orig, "args", ())[:1]}  # MariaDB's driver gives both, and only the number is exact
+    if isinstance(error, IntegrityError) or codes & _CONSTRAINTS:
         return Conflict("database", why=str(orig))
-    if code in _COLLISIONS:
+    if codes & _COLLISIONS:
         return Busy("database", why=str(orig), remedy="nothing was written: try again", retry_after=1.0)
     if isinstance(error, OperationalError | PoolTimeout | OSError) or getattr(error, "connection_invalidated", False):
         return Unreachable("database", why=str(getattr(error, "orig", error)), remedy="check ZLH_DATABASE__URL and the server")

@@ -142,7 +142,9 @@ async def test_waiting_for_the_lock_has_an_end_and_then_it_is_free_again(open_db
         (Exception(2006, "gone away"), Unreachable),
     ],
 )
-def test_servers_errors_in_our_own_terms(orig: Exception, kind: type[Exception]) -> None:
+@pytest.mark.parametrize("sqlstate", [None, "HY000"])
+def test_servers_errors_in_our_own_terms(orig: Exception, kind: type[Exception], sqlstate: str | None) -> None:
+    orig.sqlstate = sqlstate  # type: ignore[attr-defined]  # as the drivers do
     assert type(translated(OperationalError("SELECT 1", {}, orig))) is kind
 
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from flows.state.database import NOW
-from flows.state.tables import metadata
+from flows.state.migrations import initial_tables
 
 revision = "0001"
 down_revision = None
@@ -32,7 +32,7 @@ _POSTGRESQL = [
 
 def upgrade() -> None:
     bind = op.get_bind()
-    metadata.create_all(bind)
+    initial_tables.create()
     for statement in {"sqlite": _SQLITE, "mysql": _MYSQL, "postgresql": _POSTGRESQL}[bind.dialect.name]:
         op.execute(sa.text(statement))
     now = int(bind.exec_driver_sql(NOW[bind.dialect.name]).one()[0])
@@ -58,6 +58,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     bind = op.get_bind()
-    metadata.drop_all(bind)
+    initial_tables.drop()
     if bind.dialect.name == "postgresql":
         op.execute(sa.text("DROP FUNCTION audit_append_only()"))
