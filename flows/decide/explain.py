@@ -164,7 +164,7 @@ def _database(snapshot: Snapshot, policy: Policy, server: Server) -> str:
     breakers = Breakers(fleet, policy, now)
     word = "open" if breakers.is_open(server.id) else "closed"
     parts.append(f"breaker {word} ({breakers.attempts(server.id)} of {policy.breaker_attempts} attempts this hour)")
-    live = next((o for o in fleet.operations.values() if o.server_id == server.id and o.state in LIVE_STATES), None)
+    live = next((o for o in sorted(fleet.operations.values(), key=lambda o: o.id) if o.server_id == server.id and o.state in LIVE_STATES), None)
     if live is not None:
         parts.append(f"{live.kind} {live.id} is {live.state}" + (f" at {live.step}" if live.step else ""))
     return ", ".join(parts)

@@ -42,7 +42,7 @@ class Judge:
         self._breakers = breakers
         self._correlation = correlation
         self._brakes = [b for b in sorted(snapshot.fleet.brakes, key=lambda b: b.id) if b.until is None or b.until > snapshot.now]
-        self._live = {o.server_id: o for o in snapshot.fleet.operations.values() if o.state in LIVE_STATES}
+        self._live = {o.server_id: o for o in sorted(snapshot.fleet.operations.values(), key=lambda o: o.id) if o.state in LIVE_STATES}
 
     def suppression(self, finding: Finding) -> Suppressed | None:
         """None: nothing but this sweep's limits stands between the finding and its repair."""

@@ -7,6 +7,7 @@ and whose agent was asked; an agent that answers without being believed is reach
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from flows.decide.sightings import container_running, distrusted, observation_of
@@ -22,14 +23,16 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
         return
     online = snapshot.proxmox.value.nodes_online
     silent = _silent(snapshot)
+    enough = {node for node, misses in silent.items() if len(misses) >= policy.host_down_min}
+    asked_on = _asked(snapshot) if enough else Counter()
     for node in sorted({*online, *silent}):
         if online.get(node) is False:
             yield _finding(node, "Proxmox reports the node offline", {"cause": "offline"}, confirmed=True)
             continue
         misses = sorted(silent.get(node, ()))
-        if len(misses) < policy.host_down_min:
+        if node not in enough:
             continue
-        asked = _asked(snapshot, node)
+        asked = asked_on[node]
         if f"{Check.HOST_DOWN}/host:{node}" not in snapshot.fleet.episodes:
             misses = _together(misses, policy.confirm_sweeps)
         if len(misses) >= policy.host_down_min and len(misses) > asked * policy.host_down_fraction:
@@ -61,9 +64,9 @@ def _silent(snapshot: Snapshot) -> dict[str, list[int]]:
     return found
 
 
-def _asked(snapshot: Snapshot, node: str) -> int:
-    servers = snapshot.fleet.servers
-    return sum(1 for i in snapshot.agents if i in servers and servers[i].node == node and container_running(snapshot, i))
+def _asked(snapshot: Snapshot) -> Counter[str]:
+    """How many running servers of each node were asked."""
+    return Counter(snapshot.fleet.servers[i].node for i in snapshot.agents if container_running(snapshot, i))
 
 
 def _together(misses: list[int], within: int) -> list[int]:

@@ -1,0 +1,56 @@
+"""Breakers: what counts, for how long, and who has been told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.decide.breakers import Breakers, counts
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, Finding
+from tests.support import snapshots
+from tests.support.snapshots import NOW, POLICY
+
+PUBLISH = Finding(Check.DNS_RECORD, "fern", "", 1, Action.PUBLISH_DNS, server_id="fern")
+
+
+def _breakers(*rows: dict[str, Any], **more: Any) -> Breakers:
+    row = {"check": "dns_record", "action": "publish_dns", "subject": "fern"}
+    return Breakers(snapshots.snapshot(repairs=[{**row, **r} for r in rows], **more).fleet, POLICY, NOW)
+
+
+@pytest.mark.parametrize("action", Action)
+def test_what_counts(action: Action) -> None:
+    assert counts(action) == (action not in WITHDRAWALS and action not in OPERATION_ACTIONS and action is not Action.REHYDRATE_PROXY)
+
+
+def test_three_attempts_open_it_whatever_their_outcome() -> None:
+    assert _breakers({"copies": 2}).blocks(PUBLISH) == ""
+    assert _breakers({"copies": 2}, {"outcome": None}).blocks(PUBLISH) == "3 attempts within the hour"
+    assert _breakers({"copies": 2}, {"outcome": "already_healed"}).is_open("fern")
+
+
+def test_the_hour_is_rolling() -> None:
+    assert not _breakers({"copies": 2}, {"intent_at": "-60m"}).is_open("fern")
+    assert _breakers({"copies": 2}, {"intent_at": "-59m"}).is_open("fern")
+
+
+def test_what_was_not_counted_does_not_count() -> None:
+    assert _breakers({"copies": 9, "counted": False}).attempts("fern") == 0
+
+
+def test_other_servers_do_not_count() -> None:
+    assert not _breakers({"copies": 3, "subject": "moss"}).is_open("fern")
+
+
+def test_withdrawals_and_operations_are_never_blocked() -> None:
+    breakers = _breakers({"copies": 5})
+    for action in WITHDRAWALS | OPERATION_ACTIONS:
+        assert breakers.blocks(Finding(Check.DNS_RECORD, "fern", "", 1, action, server_id="fern")) == ""
+
+
+def test_told_by_the_third_failure_alone() -> None:
+    assert _breakers({"copies": 3, "outcome": "failed"}).announced(PUBLISH)
+    assert not _breakers({"copies": 3}).announced(PUBLISH)
+    assert not _breakers({"copies": 2, "outcome": "failed"}, {"outcome": "unverified", "intent_at": "-1m"}).announced(PUBLISH)
+    assert not _breakers(unacknowledged=["fern"]).announced(PUBLISH)

@@ -1,0 +1,81 @@
+"""What a sweep remembers for the next: observations, sightings, how sources answered."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flows.decide.sightings import observations, sightings, sources
+from flows.domain.agent import WorkloadState
+from flows.domain.known import Unknown
+from flows.domain.snapshot import SourceFact
+from tests.support import snapshots
+from tests.support.snapshots import NOW, POLICY, snapshot
+
+
+def test_an_answer_resets_both_counts() -> None:
+    (seen,) = observations(snapshot(servers={"fern": {"misses": 4, "unready": 3}}))
+    assert (seen.at, seen.reachable, seen.ready, seen.misses, seen.unready) == (NOW, True, True, 0, 0)
+
+
+def test_not_ready_is_counted() -> None:
+    (seen,) = observations(snapshot(servers={"fern": {"agent": "not_ready", "unready": 1}}))
+    assert (seen.ready, seen.unready, seen.misses) == (False, 2, 0)
+
+
+def test_silence_is_unknown_not_unready() -> None:
+    (seen,) = observations(snapshot(servers={"fern": {"agent": "silent", "misses": 1, "unready": 1}}))
+    assert (seen.reachable, seen.ready, seen.state, seen.misses, seen.unready) == (False, None, None, 2, 1)
+    assert seen.reason == "connect timed out after 3 s"
+
+
+def test_a_distrusted_answer_is_no_answer() -> None:
+    (seen,) = observations(snapshot(servers={"fern": {"agent": "distrusted"}}))
+    assert (seen.reachable, seen.ready, seen.misses) == (False, None, 1)
+
+
+def test_a_stopped_container_is_proof_of_not_ready() -> None:
+    for agent in ("silent", "unasked"):
+        (seen,) = observations(snapshot(servers={"fern": {"agent": agent, "container": "stopped", "misses": 3}}))
+        assert (seen.ready, seen.state, seen.unready, seen.misses) == (False, WorkloadState.STOPPED, 1, 0)
+
+
+def test_no_proof_from_a_doubtful_proxmox() -> None:
+    fern = {"fern": {"agent": "silent", "container": "stopped", "vmid": 10_050}}
+    for doubt in ({"unknown": {"proxmox": "no quorum"}}, {"duplicate_vmids": [10_050]}):
+        (seen,) = observations(snapshot(servers=fern, **doubt))
+        assert seen.ready is None
+
+
+def test_nothing_is_stored_of_a_server_that_was_not_asked() -> None:
+    assert observations(snapshot(servers={"fern": {"agent": "unasked"}}, observations={"fern": {"at": "-1m"}})) == ()
+
+
+def test_long_reasons_fit_their_column() -> None:
+    world = snapshot(servers={"fern": {"agent": "silent"}})
+    (seen,) = observations(dataclasses.replace(world, agents={"fern": Unknown("x" * 999)}))
+    assert len(seen.reason) == 255
+
+
+def test_sightings_count_up_to_confirmation_and_forget_what_is_gone() -> None:
+    ghost = {"registrations": {"ghost": "10.9.9.9:25565"}}
+    assert sightings(snapshot(ghost), POLICY) == {"proxy:ghost": 1}
+    assert sightings(snapshot(ghost, sightings={"proxy:ghost": 1}), POLICY) == {"proxy:ghost": 2}
+    assert sightings(snapshot(ghost, sightings={"proxy:ghost": 2}), POLICY) == {"proxy:ghost": 2}
+    assert sightings(snapshot(sightings={"proxy:ghost": 2, "dns:a.play.example": 1}), POLICY) == {}
+
+
+def test_an_unknown_source_neither_adds_nor_resets() -> None:
+    before = {"proxy:ghost": 1, "dns:a.play.example": 1}
+    assert sightings(snapshot(unknown={"proxy": "x"}, sightings=before), POLICY) == {"proxy:ghost": 1}
+    assert sightings(snapshot(unknown={"dns": "x"}, sightings=before), POLICY) == {"dns:a.play.example": 1}
+
+
+def test_suspended_entries_need_no_sighting() -> None:
+    assert sightings(snapshot(servers={"fern": {"state": "suspended", "registered": True, "published": True}}), POLICY) == {}
+
+
+def test_sources_count_misses_and_keep_since() -> None:
+    facts = {f.source: f for f in sources(snapshot(unknown={"dns": "REFUSED"}, sources={"dns": {"misses": 2}, "proxy": {"misses": 1}}))}
+    assert facts["dns"] == SourceFact("dns", 3, snapshots.at("-5m"), "REFUSED")
+    assert facts["proxy"] == SourceFact("proxy", 0, NOW)
+    assert facts["proxmox"].misses == facts["engine"].misses == facts["database"].misses == 0
