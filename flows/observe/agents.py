@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from flows.domain.agent import AgentStatus
 from flows.domain.known import Known, Unknown
+from flows.domain.operation import Operation, StepName
 from flows.domain.ports import AgentReader
 from flows.domain.server import Server, ServerState
 from flows.errors import AutomationError
@@ -16,9 +17,24 @@ DISTRUSTED = "distrusted:"
 _PROBED = frozenset({ServerState.ACTIVE, ServerState.SUSPENDED})
 
 
-def worth_probing(servers: Iterable[Server]) -> list[Server]:
-    """Servers whose container should run: not those being made or unmade."""
-    return [s for s in servers if s.state in _PROBED]
+#: Steps under which an agent may be at work although its server is still being made, or unmade.
+_AGENT_AT_WORK = frozenset(
+    {
+        StepName.START_WORKLOAD,
+        StepName.STOP_WORKLOAD,
+        StepName.RESTART_WORKLOAD,
+        StepName.PUBLISH_DNS,
+        StepName.REGISTER_PROXY,
+        StepName.ACTIVATE,
+        StepName.FINISH,
+    }
+)
+
+
+def worth_probing(servers: Iterable[Server], live: Iterable[Operation] = ()) -> list[Server]:
+    """Servers whose container should run; of those being made or unmade the ones whose operation has reached its agent."""
+    reached = {o.server_id for o in live if o.step in _AGENT_AT_WORK}
+    return [s for s in servers if s.state in _PROBED or s.id in reached]
 
 
 async def probe(agents: AgentReader, servers: Sequence[Server], limit_s: float) -> Mapping[str, Known[AgentStatus] | Unknown]:

@@ -35,7 +35,7 @@ async def gather(readers: Readers, epoch: int, limit_s: float) -> Snapshot:
         live = await operations.list_(tx, state=tuple(LIVE_STATES))
         generation = await control.generation(tx)
     keys = [engine_key(generation, o.id, o.attempt) for o in live]
-    probed = agent_source.worth_probing(everyone)
+    probed = agent_source.worth_probing(everyone, live)
     proxmox, proxy, dns, engine, answers = await asyncio.gather(
         ask(readers.proxmox.view(), limit_s),
         ask(readers.proxy.view(), limit_s),

@@ -14,6 +14,8 @@ async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
     """Carries out an operation repair inside the intent's transaction. False: the condition is gone (already healed)."""
     assert finding.operation_id is not None
     operation = await operations.get(tx, finding.operation_id)
+    if finding.evidence.get("then") == "release":
+        return await _left_behind(tx, finding, operation)
     if operation is None or operation.state not in LIVE_STATES or operation.attempt != finding.evidence.get("attempt", operation.attempt):
         return False
     if action is Action.REVOKE_AND_RESUBMIT:
@@ -23,6 +25,17 @@ async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
     if action is Action.UNDO_AGAIN:
         return await _undo_again(tx, operation)
     return await _unsubmitted(tx, operation, again=action is Action.SUBMIT_ATTEMPT)
+
+
+async def _left_behind(tx: Tx, finding: Finding, operation: Operation | None) -> bool:
+    """The operation is over and only its lease is held: nothing is resubmitted, the server becomes free."""
+    lease = await leases.get(tx, finding.server_id) if finding.server_id is not None else None
+    if lease is None or lease.operation_id != finding.operation_id or not lease.expired(tx.now):
+        return False
+    if operation is not None and operation.state in LIVE_STATES:
+        return False
+    await leases.revoke(tx, lease.subject)
+    return True
 
 
 async def _orphaned(deps: Deps, tx: Tx, finding: Finding, operation: Operation) -> bool:
