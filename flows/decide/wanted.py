@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from flows.domain.finding import Policy
 from flows.domain.server import MAY_RUN, BillingState, ContainerType, Edge, Server, ServerState
-from flows.domain.sources import Record, Registration, ZoneView
+from flows.domain.sources import Record, ZoneView
 
 #: Minecraft's own port: no SRV record is needed for it.
 DEFAULT_PORT = 25565
@@ -37,11 +37,6 @@ def wanted_records(server: Server, policy: Policy) -> tuple[Record, ...]:
     if policy.player_port != DEFAULT_PORT:
         records.append(Record(SRV_PREFIX + name, "SRV", f"0 5 {policy.player_port} {name}", policy.record_ttl_s))
     return tuple(records)
-
-
-def wanted_registration(server: Server) -> Registration:
-    """The backend as the proxy should know it: the reserved address, never one that a container reports."""
-    return Registration(server.name, server.address, server.game_port)
 
 
 def publishable(server: Server, billing: BillingState | None) -> bool:

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from flows.decide.wanted import Names, base_name, fqdn, publishable, suspended, wanted_records, wanted_registration, wants_name
+from flows.decide.wanted import Names, base_name, fqdn, publishable, suspended, wanted_records, wants_name
 from flows.domain.server import BillingState, ContainerType, Edge, Server, ServerState
-from flows.domain.sources import Record, Registration, ZoneView
+from flows.domain.sources import Record, ZoneView
 from tests.support import snapshots
 
 FERN: Server = snapshots.snapshot().fleet.servers["fern"]
@@ -35,10 +35,6 @@ def test_another_port_adds_an_srv_record() -> None:
 
 def test_names_are_lower_case_without_the_trailing_dot() -> None:
     assert fqdn(FERN, snapshots.policy(game_domain="Play.Example.")) == NAME
-
-
-def test_registration_is_the_reserved_address() -> None:
-    assert wanted_registration(FERN) == Registration("fern", FERN.address, 25565)
 
 
 @pytest.mark.parametrize("present", [wanted_records(FERN, snapshots.POLICY), (Record(NAME, "A", "203.0.113.7"), Record(NAME, "TXT", "x"))])
