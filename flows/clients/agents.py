@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 from flows.clients import agent_answers
@@ -45,7 +46,7 @@ class AgentClient:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._http: AgentHttp | None = None
-        self._trusts: int = 0
+        self._trusts, self._looked_at = 0, 0.0
         self._retired: list[AgentHttp] = []
 
     async def close(self) -> None:
@@ -62,6 +63,7 @@ class AgentClient:
         """
         if not servers:
             return {}
+        self._looked_at = 0.0
         self._transport()
         for server in servers:
             self._url(server, "/status")
@@ -214,8 +216,11 @@ class AgentClient:
         return f"http{'s' if self._settings.tls else ''}://{host}:{self._settings.port}{path}"
 
     def _transport(self) -> AgentHttp:
-        """Built anew where the CA on disk changed: a rotation reaches processes that live long."""
-        stamp = 0
+        """Built anew where the CA on disk changed: a rotation reaches processes that live long. Looks once a second at most."""
+        now = time.monotonic()
+        if self._http is not None and now - self._looked_at < 1.0:
+            return self._http
+        self._looked_at, stamp = now, 0
         if self._settings.tls:
             try:
                 stamp = os.stat(self._settings.ca_dir / "ca.pem").st_mtime_ns

@@ -429,6 +429,20 @@ async def test_the_silent_do_not_hold_up_the_others(peer: tuple[Peer, AgentClien
     assert took < 6, took
 
 
+async def test_where_all_are_slow_nobody_makes_room(peer: tuple[Peer, AgentClient]) -> None:
+    """Slowness of everybody is a sign of overload: more at once would end in no answer at all."""
+    there, client = peer
+
+    async def slowly(address: str) -> bytes:
+        await asyncio.sleep(0.6)
+        return http(200, {**STATUS, "server_id": f"srv-{int(address.rsplit('.', 1)[1]) - 1}"})
+
+    there.reply = lambda address, path: slowly(address)
+    results = await client.probe([server(i, f"127.22.0.{i + 1}") for i in range(32)])
+    assert all(isinstance(r, Known) for r in results.values()), results
+    assert there.most <= 8
+
+
 async def test_time_that_ran_out_is_said(peer: tuple[Peer, AgentClient]) -> None:
     there, client = peer
 
