@@ -105,7 +105,7 @@ DESCRIPTION = st.fixed_dictionaries(
     }
 )
 SNAPSHOTS = DESCRIPTION.map(snapshots.snapshot)
-MANY = settings(max_examples=120, deadline=None)
+MANY = settings(max_examples=60, deadline=None)
 
 
 @MANY
