@@ -97,7 +97,7 @@ def _verified(known: Fleet, server: Server) -> int:
 
 def _queues(known: Fleet, waiting: OutboxStats) -> str:
     depths = ", ".join(f"{q.queue} {q.waiting}" for q in known.queues)
-    return f"queues: {depths}; outbox {waiting.waiting}" + (f", {waiting.dead} messages never got through" if waiting.dead else "")
+    return f"queues: {depths}; outbox {waiting.waiting}" + (f", {waiting.dead} never got through" if waiting.dead else "")
 
 
 def _open_breakers(known: Fleet, policy: Policy, now: int) -> list[str]:
