@@ -17,11 +17,11 @@ from flows.act.repairs import operations as operation_repairs
 from flows.act.repairs.base import RepairContext
 from flows.act.repairs.registry import HANDLERS
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OPERATION_ACTIONS, Action, Outcome, Repair
+from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
 from flows.errors import AutomationError, Busy, Fenced
-from flows.state import control, leases, outbox, repairs
+from flows.state import brakes, control, leases, outbox, repairs
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
@@ -64,9 +64,11 @@ async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Ou
     return outcome
 
 
-async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome:
+async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome | None:
     """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
     async with deps.database.write(epoch=epoch) as tx:
+        if await _paused(tx, repair.finding):
+            return None
         repair_id = await repairs.intent(tx, repair, epoch, operation_id=repair.finding.operation_id)
         done = await operation_repairs.order(deps, tx, repair.finding, repair.action)
         outcome = Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
@@ -91,10 +93,18 @@ async def _end_run(deps: Deps, key: str) -> None:
         log.warning("the engine could not be told", key=key, error=str(error))
 
 
+async def _paused(tx: Tx, finding: Finding) -> bool:
+    """Whether a person has stopped automation here since the plan was made."""
+    held = {BrakeScope.ALL: "", BrakeScope.HOST: finding.host, BrakeScope.SERVER: finding.server_id}
+    return any(held[brake.scope] == brake.target for brake in await brakes.active(tx))
+
+
 async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] | None:
     subject = repair.finding.server_id or repair.finding.subject
     try:
         async with deps.database.write(epoch=epoch) as tx:
+            if await _paused(tx, repair.finding):
+                return None
             lease = await leases.take(
                 tx, subject, LeaseKind.REPAIR, deps.holder, int(deps.settings.timing.lease_s * 1000), reason=repair.finding.key[:200]
             )

@@ -22,19 +22,21 @@ from flows.decide import plan as deciding
 from flows.decide.sightings import observations as next_observations
 from flows.decide.sightings import sightings as next_sightings
 from flows.decide.sightings import sources as next_sources
-from flows.domain.finding import Outcome, Plan
+from flows.domain.event import Event, EventKind
+from flows.domain.finding import BrakeRow, BrakeScope, Outcome, Plan
 from flows.domain.ports import Gate
 from flows.domain.snapshot import Snapshot
 from flows.errors import AutomationError, Fenced, Temporary
 from flows.observe.gather import Readers, gather
-from flows.state import episodes, epochs, observations, outbox, repairs, sources, sweeps
+from flows.state import brakes, episodes, epochs, observations, outbox, repairs, sources, sweeps
+from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """``outcome``: clean, findings, superseded or failed."""
+    """``outcome``: clean, findings, paused, superseded or failed."""
 
     outcome: str
     epoch: int = 0
@@ -124,6 +126,7 @@ class _Sweep:
         async with deps.database.write(epoch=self.epoch) as tx:
             await sweeps.start(tx, self.epoch, deps.holder)
             await repairs.close_abandoned(tx)
+            await self._brakes(tx)
         snapshot = await observe(deps, self.epoch)
         plan = deciding.decide(snapshot, policy_of(deps.settings))
         for line in announce.lines(plan):
@@ -131,7 +134,8 @@ class _Sweep:
         await self._record(snapshot, plan)
         outcomes = await self._act(plan)
         seconds = time.monotonic() - self.began
-        result = "findings" if plan.findings else "clean"
+        paused = any(brake.scope is BrakeScope.ALL for brake in snapshot.fleet.brakes)
+        result = "paused" if paused else "findings" if plan.findings else "clean"
         await _finish(
             deps,
             self.epoch,
@@ -139,6 +143,17 @@ class _Sweep:
             {"findings": len(plan.findings), "repairs": [list(o) for o in outcomes], "skipped": dict(plan.skipped), "seconds": round(seconds, 3)},
         )
         return SweepResult(result, self.epoch, plan, tuple(outcomes), seconds)
+
+    async def _brakes(self, tx: Tx) -> None:
+        """Pauses that ran out are lifted and said to be over; those that last are recalled daily."""
+        for brake in await brakes.expire(tx):
+            await self._tell(tx, EventKind.AUTOMATION_RESUMED, f"over/{brake.id}", f"pause of {brake.target or 'everything'} is over", brake)
+        for brake in await brakes.recall(tx, policy_of(self.deps.settings).recall_ms):
+            await self._tell(tx, EventKind.AUTOMATION_PAUSED, f"{brake.id}/{tx.now}", f"still paused: {brake.target or 'everything'}", brake)
+
+    async def _tell(self, tx: Tx, kind: EventKind, key: str, what: str, brake: BrakeRow) -> None:
+        event = Event(kind, key=f"{kind}/{key}", what=what, where=brake.scope, done=f"{brake.reason} (by {brake.actor})", command="zlh status")
+        await outbox.put(tx, event, self.deps.route(event, tx.now))
 
     async def _record(self, snapshot: Snapshot, plan: Plan) -> None:
         """What was seen, and the episodes' transitions with their alerts, in one transaction before any act."""

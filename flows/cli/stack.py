@@ -10,6 +10,7 @@ import asyncio
 import base64
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -68,6 +69,14 @@ class Stack:
         self.register = Register(self.dir / "up.json")
         self.children: dict[str, Child] = {}
         self.settings: Settings = Settings()
+
+    @classmethod
+    def discard(cls, directory: Path) -> None:
+        """Ends whatever a killed predecessor left running in a directory, and removes the directory."""
+        stack = cls(directory, fleet="sim")
+        stack.register.clear_leftovers()
+        launch.down(stack.dir / "lab")
+        shutil.rmtree(stack.dir, ignore_errors=True)
 
     # -- preparation -----------------------------------------------------------------------------------------------------------------
 

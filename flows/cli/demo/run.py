@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ def run(directory: Path, json_file: Path | None) -> int:
     """0 only if every expectation held."""
     console = Console()
     began = time.monotonic()
-    shutil.rmtree(directory, ignore_errors=True)
+    Stack.discard(directory)
     with View(console) as view:
         view.say("short intervals for this demo: sweep 10 s, heartbeat 3 s, lease 15 s (production: 60, 10, 60)")
         stack = Stack(directory, fleet="sim", short=True, say=view.say)
