@@ -1,4 +1,7 @@
-"""``decide`` on 10,000 servers with 5 % drift of many kinds; target: under 150 ms. Run by ``make bench``, or alone by its module name."""
+"""``decide`` on 10,000 servers with 5 % drift of many kinds; target: under 150 ms. Run by ``make bench``, or alone by its module name.
+
+Deciding waits for nothing, so its processor time is judged: on a busy machine the wall clock measures the neighbours. Both are reported.
+"""
 
 from __future__ import annotations
 
@@ -38,35 +41,37 @@ def fleet(servers: int, drift: float = 0.05) -> Snapshot:
     return snapshots.snapshot(servers=described, billing={"broke": "suspended"})
 
 
-def _milliseconds(call: Callable[[], object], rounds: int) -> list[float]:
-    taken = []
+def _milliseconds(call: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+    """Wall and processor time of each round."""
+    wall, processor = [], []
     for _ in range(rounds):
         gc.collect()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         call()
-        taken.append((time.perf_counter() - start) * 1000)
-    return taken
+        wall.append((time.perf_counter() - start) * 1000)
+        processor.append((time.process_time() - used) * 1000)
+    return wall, processor
 
 
 def run(sizes: tuple[int, ...] = (100, 1_000, 10_000), rounds: int = 7) -> dict[str, Any]:
-    """Milliseconds by size: median and worst of ``decide``, median of what the sweep stores besides."""
+    """Milliseconds by size: processor and wall time of ``decide``, and of what the sweep stores besides (medians)."""
     result: dict[str, Any] = {"target_ms": TARGET_MS, "drift": 0.05, "sizes": {}}
     for size in sizes:
         result["sizes"][str(size)] = _measure(fleet(size), size, rounds)
-    result["ok"] = result["sizes"][str(sizes[-1])]["median_ms"] < TARGET_MS
+    result["ok"] = result["sizes"][str(sizes[-1])]["cpu_ms"] < TARGET_MS
     return result
 
 
 def _measure(world: Snapshot, size: int, rounds: int) -> dict[str, Any]:
     plan = decide(world, snapshots.POLICY)
-    taken = _milliseconds(lambda: decide(world, snapshots.POLICY), rounds)
-    stored = _milliseconds(lambda: (observations(world), sightings(world, snapshots.POLICY)), rounds)
+    wall, processor = _milliseconds(lambda: decide(world, snapshots.POLICY), rounds)
+    _, storing = _milliseconds(lambda: (observations(world), sightings(world, snapshots.POLICY)), rounds)
     return {
         "findings": len(plan.findings),
-        "median_ms": round(statistics.median(taken), 1),
-        "worst_ms": round(max(taken), 1),
-        "us_per_server": round(statistics.median(taken) * 1000 / size, 2),
-        "stored_median_ms": round(statistics.median(stored), 1),
+        "cpu_ms": round(statistics.median(processor), 1),
+        "wall_ms": round(statistics.median(wall), 1),
+        "cpu_us_per_server": round(statistics.median(processor) * 1000 / size, 2),
+        "stored_cpu_ms": round(statistics.median(storing), 1),
     }
 
 
