@@ -15,11 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from flows.environment import META, PREFIX, merged, value_of
 from flows.errors import MisconfiguredSetting
-
-PREFIX = "ZLH_"
-#: Read by the command line itself, not part of the settings.
-META = frozenset({"ZLH_ENV_FILE", "ZLH_HOME"})
 
 
 class Group(BaseModel):
@@ -240,48 +237,21 @@ def fields() -> Iterator[tuple[str, str, Any]]:
             yield f"{PREFIX}{group}__{name}".upper(), f"{group}.{name}", field
 
 
-def _read_env_file(path: Path) -> dict[str, str]:
-    """``KEY=value`` lines; blank lines and ``#`` comments are skipped; one pair of quotes is removed."""
-    values: dict[str, str] = {}
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise MisconfiguredSetting("ZLH_ENV_FILE", why=str(error), remedy="name a readable file or unset it") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        key, separator, value = line.partition("=")
-        if not separator:
-            raise MisconfiguredSetting(f"{path}:{number}", why="is not KEY=value", remedy="correct the line")
-        values[key.strip()] = value.strip().strip("\"'")
-    return values
-
-
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment over the env file over the defaults.
 
     Raises MisconfiguredSetting naming the variable, the value's problem and the remedy.
     """
-    environ = dict(os.environ if environ is None else environ)
-    merged: dict[str, str] = {}
-    if environ.get("ZLH_ENV_FILE"):
-        merged.update(_read_env_file(Path(environ["ZLH_ENV_FILE"])))
-    merged.update({k: v for k, v in environ.items() if k.startswith(PREFIX)})
     known = {variable: path for variable, path, _ in fields()}
     secret = {variable for variable, _, f in fields() if f.annotation is SecretStr}
     tree: dict[str, dict[str, object]] = {}
-    for key, raw in sorted(merged.items()):
+    for key, raw in sorted(merged(os.environ if environ is None else environ).items()):
         if not key.startswith(PREFIX) or key in META:
             continue
         value = raw
         variable = key
         if key.endswith("_FILE") and key not in known and key.removesuffix("_FILE") in secret:
-            variable = key.removesuffix("_FILE")
-            try:
-                value = Path(raw).read_text().strip()
-            except OSError as error:
-                raise MisconfiguredSetting(key, why=str(error), remedy="name a file that this user can read") from error
+            variable, value = key.removesuffix("_FILE"), value_of(key, raw)
         if variable not in known:
             close = difflib.get_close_matches(variable, known, 1, 0.6)
             hint = f"did you mean {close[0]}?" if close else "see docs/settings.md for every setting"
