@@ -18,6 +18,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_ALL = select(*(t.observations.c[name] for name in _COLUMNS))
+
+
 async def upsert(tx: Tx, observations: Sequence[Observation]) -> None:
     """Writes any number in one statement; the newest observation of a server replaces the one before."""
     rows = [
@@ -34,13 +37,13 @@ async def upsert(tx: Tx, observations: Sequence[Observation]) -> None:
 
 
 async def get(tx: Tx, server_id: str) -> Observation | None:
-    row = (await tx.execute(select(t.observations).where(t.observations.c.server_id == server_id))).one_or_none()
-    return None if row is None else to_observation(row)
+    row = (await tx.execute(_ALL.where(t.observations.c.server_id == server_id))).one_or_none()
+    return None if row is None else _observation(*row)
 
 
 async def all_(tx: Tx) -> dict[str, Observation]:
     """By server id."""
-    return {row.server_id: to_observation(row) for row in await tx.execute(select(t.observations))}
+    return {row[0]: _observation(*row) for row in await tx.execute(_ALL)}
 
 
 async def forget(tx: Tx, server_id: str) -> None:
@@ -49,5 +52,10 @@ async def forget(tx: Tx, server_id: str) -> None:
 
 
 def to_observation(row: Any) -> Observation:
-    """A row of the table as the domain knows it."""
-    return Observation(**{c: getattr(row, c) for c in _COLUMNS} | {"state": None if row.state is None else WorkloadState(row.state)})
+    """A row that holds, among others, the table's columns under their names."""
+    return _observation(*(getattr(row, name) for name in _COLUMNS))
+
+
+def _observation(server_id: str, at: int, reachable: bool, ready: bool | None, state: str | None, *rest: Any) -> Observation:
+    """A row in the order of ``_COLUMNS``: by position, since a look-up by name costs a sweep of 10,000 servers a third of a second."""
+    return Observation(server_id, at, reachable, ready, None if state is None else WorkloadState(state), *rest)
