@@ -92,7 +92,8 @@ class Cluster:
     async def _locked(self, name: str, wait_s: float, scope: str = "") -> AsyncIterator[None]:
         lock = self._locks[scope + name]
         try:
-            await asyncio.wait_for(lock.acquire(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await lock.acquire()
         except TimeoutError:
             raise PveError(500, f"can't lock file '{name}' - got timeout") from None
         try:

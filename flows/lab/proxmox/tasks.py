@@ -53,6 +53,11 @@ class Task:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
+    def close(self, otherwise: str) -> None:
+        """Ends it once; ``otherwise`` is its status if it never got one."""
+        if self.ended is None:
+            self.status, self.ended = self.status or otherwise, time.time()
+
     @property
     def running(self) -> bool:
         return self.ended is None
@@ -101,6 +106,7 @@ class Tasks:
         task = Task(upid, node, kind, id_, identity, pid, pstart, started, sentence, dies)
         self._tasks[upid] = task
         task.job = asyncio.create_task(self._run(task, body), name=upid)
+        task.job.add_done_callback(lambda _: task.close(UNEXPECTED))  # for one that is cancelled before its first step
         while len(self._tasks) > KEPT:
             oldest = next(iter(self._tasks.values()))
             if oldest.running:
@@ -120,14 +126,14 @@ class Tasks:
         except TaskDied:
             task.status = UNEXPECTED
         except asyncio.CancelledError:
-            task.status = "unexpected status" if task.dies else "received interrupt"
+            task.status = UNEXPECTED if task.dies else "received interrupt"
             task.say("TASK ERROR: received interrupt")
         except Exception as error:  # the worker's boundary: a defect of the lab must end as a failed task, not as one that runs forever
             log.exception("task %s", task.upid)
             task.status = f"lab defect: {error}"
             task.say(f"TASK ERROR: {task.status}")
         finally:
-            task.ended = time.time()
+            task.close(UNEXPECTED)
 
     def find(self, node: str, upid: str) -> Task:
         """Raises PveError 400 for what is no UPID or no task of that node."""

@@ -12,7 +12,8 @@ import requests
 from flows.lab.config import LabConfig
 from flows.lab.faults import Faults, Mode
 from flows.lab.part import PartError
-from flows.lab.proxmox import Proxmox, start
+from flows.lab.proxmox import PERSON, Proxmox, start
+from flows.lab.proxmox.tasks import Task, Tasks
 from flows.lab.world import World
 
 from .conftest import Api
@@ -187,3 +188,15 @@ async def test_inspection_holds_no_secret(api: Api, face: Proxmox) -> None:
     await api.ready()
     shown = str(face.inspect())
     assert "vzclone" in shown and "POST /nodes/pve1/lxc/9000/clone" in shown and "0f8d-secret" not in shown
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step_ends_too() -> None:
+    tasks = Tasks()
+
+    async def body(task: Task) -> None:
+        raise AssertionError("it never begins")
+
+    task = tasks.spawn("pve1", "vzstart", "100", PERSON, body)
+    assert task.running and task.job is not None
+    await tasks.stop()
+    assert task.state()["exitstatus"] == "unexpected status" and not tasks.running()
