@@ -108,11 +108,12 @@ async def claim(tx: Tx, owner: str, until: int, limit: int, *, without: Collecti
     due = select(row.id, row.claimed_by).where(row.state == WAITING, row.not_before <= tx.now, _free(tx.now))
     if without:
         due = due.where(row.channel.not_in([c.value for c in without]))
-    before = {r.id: r.claimed_by for r in (await tx.execute(due.order_by(row.created_at, row.id).limit(limit))).all()}
+    # Rows that another dispatcher is just claiming are passed over: SQLite has one writer at a time anyway.
+    oldest = due.order_by(row.created_at, row.id).limit(limit).with_for_update(skip_locked=True)
+    before = {r.id: r.claimed_by for r in (await tx.execute(oldest)).all()}
     if not before:
         return []
     ids = list(before)
-    # On a server two dispatchers may have read the same ids: the second one's update waits, reads again and finds the claim.
     await tx.execute(
         update(t.outbox)
         .where(row.id.in_(ids), row.state == WAITING, _free(tx.now))
