@@ -13,7 +13,7 @@ from flows.domain.operation import Direction, Operation, OperationState, StepNam
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
 from flows.domain.sources import TaskStatus
-from flows.errors import Fenced, NotFound, TaskFailed, Unreachable
+from flows.errors import Fenced, NotFound, TaskFailed, Unproven, Unreachable
 from flows.state import journal, leases, operations, servers
 from flows.state.database import Tx
 
@@ -68,6 +68,11 @@ class Context:
             await self.deps.proxmox.wait(self.row.upid, self.deps.settings.timing.operation_s)
         except (TaskFailed, NotFound) as error:
             self.say(f"the task of an earlier attempt ended: {error.why or error}")
+        except Unproven as error:
+            # Over, and nobody knows how: what it was about tells. One that may still run is waited for.
+            if not (await self.deps.proxmox.task(self.row.upid)).finished:
+                raise
+            self.say(f"the task of an earlier attempt ended: {error.why}")
 
     async def play(self, playbook: str, variables: dict[str, object], secrets: dict[str, str] | None = None) -> PlayResult:
         """Runs a playbook on the container. Raises TaskFailed with the tail, Unreachable, DeadlineExceeded."""

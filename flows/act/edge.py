@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flows.act.deps import Deps
 from flows.act.policy import policy_of
-from flows.decide.wanted import fqdn, wanted_records
+from flows.decide.wanted import Names, fqdn, wanted_records
 from flows.domain.server import Server
-from flows.domain.sources import Record, Registration
+from flows.domain.sources import Registration
 from flows.errors import AmbiguousEffect, Conflict, Unproven
 
 
-def _values(records: Sequence[Record]) -> set[tuple[str, str, str]]:
-    return {(r.name, r.rtype, r.value) for r in records if r.rtype != "TXT"}
-
-
 async def dns_is_right(deps: Deps, server: Server) -> bool:
-    """Whether the name's records are the wanted ones and carry our owner record. Reads the zone as the sweep does."""
-    policy = policy_of(deps.settings)
-    zone = await deps.dns.zone()
-    wanted = wanted_records(server, policy)
-    present = [r for name in {w.name for w in wanted} for r in zone.records.get(name, ())]
-    return _values(present) == _values(wanted) and zone.owners.get(fqdn(server, policy)) == server.id
+    """Whether the name's records are the wanted ones and carry our owner record: the sweep's own question to the same zone."""
+    return not Names(policy_of(deps.settings)).wrong(server, await deps.dns.zone())
 
 
 async def publish_dns(deps: Deps, server: Server) -> bool:

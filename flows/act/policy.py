@@ -23,5 +23,6 @@ def policy_of(settings: Settings) -> Policy:
         player_address=settings.proxy.player_address,
         player_port=settings.proxy.player_port,
         game_domain=settings.dns.zone,
+        record_ttl_s=settings.dns.ttl_s,
         our_user=f"{settings.proxmox.user}!{settings.proxmox.token_name}",
     )

@@ -16,6 +16,7 @@ from flows.act.heartbeat import Heartbeat
 from flows.act.repairs import operations as operation_repairs
 from flows.act.repairs.base import RepairContext
 from flows.act.repairs.registry import HANDLERS
+from flows.decide import breakers
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair
 from flows.domain.lease import Lease, LeaseKind
@@ -108,7 +109,7 @@ async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] |
             lease = await leases.take(
                 tx, subject, LeaseKind.REPAIR, deps.holder, int(deps.settings.timing.lease_s * 1000), reason=repair.finding.key[:200]
             )
-            return await repairs.intent(tx, repair, epoch, lease=lease), lease
+            return await repairs.intent(tx, repair, epoch, lease=lease, counted=breakers.counts(repair.action)), lease
     except Busy as error:
         log.info("not repaired now", finding=repair.finding.key, why=str(error))
         return None

@@ -52,7 +52,7 @@ async def retry(operation_id: uuid.UUID, caller: CallerOf, request: Request) -> 
 
     async def work(tx: Tx) -> Ordered:
         await _owned(tx, operation_id, caller)
-        return await orders.retry(tx, str(operation_id), caller.actor, place=deps.place, ranges=deps.ranges)
+        return await orders.retry(tx, str(operation_id), caller.actor, place=deps.place, ranges=deps.ranges, cleanup=caller.role == "admin")
 
     return ordered(deps, await deps.database.apply(work))
 

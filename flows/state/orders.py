@@ -97,9 +97,10 @@ async def cancel(tx: Tx, operation_id: str, actor: str) -> Ordered:
     return Ordered(server, await operations.get(tx, operation.id))
 
 
-async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: Ranges) -> Ordered:
+async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: Ranges, cleanup: bool = False) -> Ordered:
     """Queues a failed and cleaned-up operation once more, with a new attempt; a creation gets a new place, VMID and address, under the
-    rules of any creation. Raises NotFound, Conflict."""
+    rules of any creation. With ``cleanup`` (operators alone) one that waits for its clean-up cleans up again, at once.
+    Raises NotFound, Conflict."""
     operation = await operations.get(tx, operation_id)
     if operation is None:
         raise NotFound(f"operation {operation_id}")
@@ -108,6 +109,8 @@ async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: 
         await locked_customer(tx, known.customer_id)
     server = await _locked(tx, operation.server_id)
     newest = (await operations.list_(tx, server_id=server.id, limit=1))[0]
+    if cleanup and newest.id == operation_id and newest.state is OperationState.CLEANUP_REQUIRED:
+        return await _clean_again(tx, server, newest, actor)
     if newest.id != operation_id or newest.state is not OperationState.FAILED:
         why = f"it is {newest.state}" if newest.id == operation_id else f"{newest.kind} {newest.id} came after it"
         facts = {"operation_id": newest.id, "kind": newest.kind.value, "state": newest.state.value}
@@ -132,6 +135,15 @@ async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: 
     await attempts.next_attempt(tx, operation_id)
     await audit.append(tx, actor, "operation.retry", f"operation:{operation_id}", server_id=server.id, operation_id=operation_id)
     return Ordered(await _present(tx, server.id), await operations.get(tx, operation_id))
+
+
+async def _clean_again(tx: Tx, server: Server, operation: Operation, actor: str) -> Ordered:
+    """What the sweep does with back-off, ordered by a person: undo again, or carry a deletion on."""
+    forward = operation.kind is _K.DELETE
+    await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING, actor=actor)
+    await attempts.next_attempt(tx, operation.id)
+    await audit.append(tx, actor, "operation.cleanup", f"operation:{operation.id}", server_id=server.id, operation_id=operation.id)
+    return Ordered(server, await operations.get(tx, operation.id))
 
 
 async def _order(tx: Tx, server: Server, kind: OperationKind, actor: str, deadline_ms: int) -> Ordered:

@@ -5,7 +5,6 @@ Real processes die by SIGKILL; the sweep finds the orphan, the next attempt goes
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -66,13 +65,6 @@ def _marked() -> Iterator[Any]:
         first = cell.row not in seen
         seen.add(cell.row)
         yield pytest.param(cell, id=f"{cell.kind}-{cell.boundary}", marks=[] if first else [pytest.mark.soak])
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.World]:
-    made = asyncio.run(fleet.make(tmp_path_factory.mktemp("kill")))
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ SHORT: Mapping[str, str] = {
     "ZLH_TIMING__SWEEP_LIMIT_S": "15",
     "ZLH_TIMING__UNSUBMITTED_S": "2",
     "ZLH_TIMING__READY_POLL_S": "0.05",
-    "ZLH_TIMING__STEP_FACTOR": "0.1",
+    "ZLH_TIMING__STEP_FACTOR": "0.05",
     "ZLH_PROXMOX__TIMEOUT_S": "5",
     "ZLH_PROXMOX__POLL_S": "0.05",
     "ZLH_AGENT__TIMEOUT_S": "1",

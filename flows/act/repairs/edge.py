@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flows.act import edge
 from flows.act.policy import policy_of
 from flows.act.repairs.base import RepairContext, RepairHandler
 from flows.act.steps.base import Effect
-from flows.decide.wanted import fqdn
+from flows.decide.stale import matches
+from flows.decide.wanted import fqdn, publishable, wants_name
 from flows.domain.finding import Action
-from flows.domain.server import Edge, Server, ServerState
+from flows.domain.server import BillingState, Server, ServerState
+from flows.domain.sources import Registration
 from flows.errors import Conflict
-from flows.state import servers
+from flows.state import customers, operations, servers
 
 
 async def _wants_edge(ctx: RepairContext) -> Server | None:
@@ -21,7 +25,13 @@ async def _wants_edge(ctx: RepairContext) -> Server | None:
         if type(error) is not Conflict:
             raise
         return None
-    return server if server.state is ServerState.ACTIVE and server.edge is Edge.OPEN else None
+    return server if publishable(server, await _billing(ctx, server)) else None
+
+
+async def _billing(ctx: RepairContext, server: Server) -> BillingState | None:
+    async with ctx.deps.database.read() as tx:
+        customer = await customers.get(tx, server.customer_id)
+    return customer.billing if customer is not None else None
 
 
 class PublishDns(RepairHandler):
@@ -47,9 +57,11 @@ class WithdrawDns(RepairHandler):
         zone = await ctx.deps.dns.zone()
         if name not in zone.owners:
             return False
+        policy = policy_of(ctx.deps.settings)
         async with ctx.deps.database.read() as tx:
-            wanted = {fqdn(s, policy_of(ctx.deps.settings)) for s in await servers.list_(tx)}
-        return name not in wanted
+            holder = next((s for s in await servers.list_(tx) if fqdn(s, policy) == name), None)
+            in_operation = holder is not None and await operations.live_of(tx, holder.id) is not None
+        return holder is None or not wants_name(holder, await _billing(ctx, holder), in_operation=in_operation)
 
     async def heal(self, ctx: RepairContext) -> None:
         name = _name(ctx, "dns:")
@@ -82,9 +94,12 @@ class DeregisterProxy(RepairHandler):
             return False
         async with ctx.deps.database.read() as tx:
             server = await servers.by_name(tx, name)
-        if server is None or server.edge is Edge.WITHDRAWN or server.state is not ServerState.ACTIVE:
+        if server is None or not publishable(server, await _billing(ctx, server)):
             return True
         if not await edge.proxy_is_right(ctx.deps, server):
+            return True
+        # A stopped container has no agent to ask, and is proof enough.
+        if await ctx.deps.proxmox.status(server.node, server.vmid) == "stopped":
             return True
         ready, _ = await ctx.deps.agents.ready(server)
         return not ready
@@ -106,19 +121,25 @@ class RehydrateProxy(RepairHandler):
     limit_s = 15.0
 
     async def drifted(self, ctx: RepairContext) -> bool:
-        return bool(await self._missing(ctx))
+        registered = (await ctx.deps.proxy.view()).registrations
+        wanted, stale = _words(ctx, "servers"), _words(ctx, "stale")
+        async with ctx.deps.database.read() as tx:
+            active = {s.id: s for s in await servers.list_(tx, state=ServerState.ACTIVE)}
+        missing = [active[i] for i in wanted if i in active and not _registered(registered, active[i])]
+        return bool(missing) or any(name in registered for name in stale)
 
     async def heal(self, ctx: RepairContext) -> None:
         await ctx.deps.proxy.rehydrate()
 
-    @staticmethod
-    async def _missing(ctx: RepairContext) -> set[str]:
-        registered = (await ctx.deps.proxy.view()).registrations
-        async with ctx.deps.database.read() as tx:
-            active = {s.id: s for s in await servers.list_(tx, state=ServerState.ACTIVE)}
-        wanted = ctx.finding.evidence.get("servers", ())
-        ids = [str(i) for i in wanted] if isinstance(wanted, list | tuple) else []
-        return {active[i].name for i in ids if i in active and active[i].edge is Edge.OPEN and active[i].name not in registered}
+
+def _registered(registered: Mapping[str, Registration], server: Server) -> bool:
+    found = registered.get(server.name)
+    return found is not None and matches(found, server)
+
+
+def _words(ctx: RepairContext, key: str) -> list[str]:
+    value = ctx.finding.evidence.get(key, ())
+    return [str(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else []
 
 
 def _name(ctx: RepairContext, prefix: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from flows.act.deps import Deps
+from flows.act.policy import policy_of
+from flows.decide.orders import exhausted
 from flows.domain.finding import Action, Finding
 from flows.domain.operation import LIVE_STATES, NO_UNDO, AttemptState, Operation, OperationKind, OperationState
 from flows.errors import Fenced
@@ -44,8 +46,7 @@ async def _orphaned(deps: Deps, tx: Tx, finding: Finding, operation: Operation) 
         return False
     await leases.revoke(tx, operation.server_id)
     await attempts.end(tx, operation.id, operation.attempt, "orphaned")
-    exhausted = operation.claimed >= deps.settings.policy.max_attempts or tx.now >= operation.deadline_at
-    if exhausted or finding.evidence.get("then") == "compensate":
+    if exhausted(operation, policy_of(deps.settings), tx.now) or finding.evidence.get("then") == "compensate":
         await _give_up(tx, operation)
     else:
         await attempts.next_attempt(tx, operation.id)
