@@ -104,6 +104,8 @@ async def test_an_attempt_is_submitted_by_one_submitter(two: tuple[Database, Dat
         made = {(await make.operation(tx)).id for _ in range(20)}
     got, refused = split(await both(two, lambda tx, who: attempts.claim_for_submission(tx, f"d{who}", tx.now + 60_000, 3), times=5))
     assert not refused
+    async with two[0].write() as tx:  # rows that one has locked are passed over by the others; the next look finds them
+        got.append(await attempts.claim_for_submission(tx, "later", tx.now + 60_000, 50))
     ids = [s.operation_id for batch in got for s in batch]
     assert len(ids) == len(set(ids))
     assert set(ids) == made
@@ -142,3 +144,39 @@ async def test_nobody_revokes_between_a_check_and_the_change_that_it_allows(two:
         order.append("changed")
     await other
     assert order == ["changed", "revoked"]
+
+
+@pytest.mark.parametrize("meanwhile", ["taken and given back", "renewed"])
+async def test_nothing_slips_in_between_the_look_and_the_taking(
+    two: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """On servers with row locks; SQLite's writers are alone anyway."""
+    if two[0].sqlite:
+        pytest.skip("SQLite's writers are alone anyway")
+    async with two[0].write() as tx:
+        old = await leases.take(tx, "s", LeaseKind.REPAIR, "old", 0)  # over at once, and free for anybody
+        if meanwhile != "renewed":
+            await leases.release(tx, "s", old.token)
+    look, tokens = leases.get, [old.token]
+
+    async def and_then(tx: Tx, subject: str) -> Any:
+        seen = await look(tx, subject)
+        monkeypatch.setattr(leases, "get", look)
+        async with two[1].write() as other:
+            if meanwhile == "renewed":
+                await leases.renew(other, "s", old.token, 60_000)
+            else:
+                lease = await leases.take(other, "s", LeaseKind.REPAIR, "quick", 60_000)
+                tokens.append(lease.token)
+                await leases.release(other, "s", lease.token)
+        return seen
+
+    monkeypatch.setattr(leases, "get", and_then)
+    with pytest.raises(Busy):
+        async with two[0].write() as tx:
+            await leases.take(tx, "s", LeaseKind.REPAIR, "slow", 60_000)
+    async with two[0].read() as tx:
+        present = await leases.get(tx, "s")
+    assert present is not None
+    assert present.token == tokens[-1]
+    assert present.holder == ("old" if meanwhile == "renewed" else None)
