@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli import output
+from flows.cli import output, session
 
-Dir = Annotated[Path, typer.Option("--dir", help="directory of its state")]
-#: The same that ``zlh up`` uses, so that faults reach the fleet it runs.
-DEFAULT = Path("var/up/lab")
+Dir = Annotated[Path | None, typer.Option("--dir", help="directory of its state; default: that of the zlh up which the settings come from")]
 TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner"
-MODES = "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, …"
+MODES = "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,14 +23,22 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="lab")
 
 
-def up(directory: Dir = DEFAULT, json: output.Json = False) -> None:
+def _home(given: Path | None) -> Path:
+    """The fleet that ``zlh up`` runs beside its env file, so that faults reach it."""
+    if given is not None:
+        return given
+    env_file = session.environ().get("ZLH_ENV_FILE")
+    return (Path(env_file) if env_file else session.LOCAL_ENV).parent / "lab"
+
+
+def up(directory: Dir = None, json: output.Json = False) -> None:
     """Start the fleet and print how the product reaches it."""
     from flows.cli.stack import PROJECT
     from flows.lab import launch
 
-    state = launch.up(directory, project_dir=PROJECT)
+    state = launch.up(_home(directory), project_dir=PROJECT)
     if json:
-        output.data(launch.status(directory))
+        output.data(launch.status(_home(directory)))
         return
     output.text(f"the lab runs (process {state.pid}); control API {state.control_url}")
     for name, points in state.endpoints.items():
@@ -40,18 +46,19 @@ def up(directory: Dir = DEFAULT, json: output.Json = False) -> None:
     output.text("its settings for the product: zlh up uses them by itself")
 
 
-def down(directory: Dir = DEFAULT) -> None:
+def down(directory: Dir = None, json: output.Json = False) -> None:
     """End it; harmless when none runs."""
     from flows.lab import launch
 
-    output.text("the lab has ended" if launch.down(directory) else "no lab ran here")
+    ended = launch.down(_home(directory))
+    output.data({"ended": ended}) if json else output.text("the lab has ended" if ended else "no lab ran here")
 
 
-def status(directory: Dir = DEFAULT, json: output.Json = False) -> None:
+def status(directory: Dir = None, json: output.Json = False) -> None:
     """What runs, and which faults are armed. Exit 1 when it does not run."""
     from flows.lab import launch
 
-    found = launch.status(directory)
+    found = launch.status(_home(directory))
     if json:
         output.data(found)
     elif found["running"]:
@@ -70,14 +77,16 @@ def fault(
     lasting: Annotated[str | None, typer.Option("--for", help="ends after this time: 30s, 2m")] = None,
     seconds: Annotated[float, typer.Option(help="how slow is slow")] = 5.0,
     clear: Annotated[bool, typer.Option("--clear", help="end all faults")] = False,
-    directory: Dir = DEFAULT,
+    directory: Dir = None,
+    json: output.Json = False,
 ) -> None:
     """Break something on purpose."""
     from flows.errors import BadInput
     from flows.lab import launch
 
     if clear:
-        output.text(f"ended {launch.clear(directory)} faults")
+        ended = launch.clear(_home(directory))
+        output.data({"ended": ended}) if json else output.text(f"ended {ended} faults")
         return
     if target is None or mode is None:
         raise BadInput("TARGET MODE", "missing", why="both are needed", remedy=f"targets: {TARGETS}; modes: {MODES}")
@@ -86,5 +95,5 @@ def fault(
         options["count"] = count
     if lasting is not None:
         options["for_s"] = output.seconds(lasting, "--for")
-    armed = launch.fault(directory, target, mode, **options)
-    output.text(f"fault {armed['id']}: {target} {mode}; end it: zlh lab fault --clear")
+    armed = launch.fault(_home(directory), target, mode, **options)
+    output.data(armed) if json else output.text(f"fault {armed['id']}: {target} {mode}; end it: zlh lab fault --clear")

@@ -1,188 +1,27 @@
-"""Listings: ``zlh servers``, ``findings``, ``repairs``, ``operations``, ``leases``, ``hosts``, ``tokens``, ``customers``, ``audit``;
-each with ``show ID``. They read the database alone and are as fast at ten thousand servers as at ten."""
+"""Listings: ``zlh servers``, ``findings``, ``operations`` and so on; bare they list, ``show ID`` gives one row whole.
+
+They read the database alone, with one query, and are as fast at ten thousand servers as at ten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Select, select
 
 from flows.cli import output, session
-from flows.state import tables as t
-from flows.state.database import Tx
+from flows.cli.nouns import BY_NAME, NOUNS, Noun
+from flows.errors import AutomationError, BadInput, NotFound
+from flows.state.quick import Query, Rows
 
-Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Noun:
-    """A listing. ``query`` is a select of plain columns whose ``key`` column identifies a row; ``people`` turns a row into table cells."""
-
-    name: str
-    help: str
-    query: Callable[[], Select[Any]]
-    key: str
-    at: str | None
-    columns: Sequence[str]
-    people: Callable[[Mapping[str, Any], int, bool], dict[str, Any]]
-    empty: str
-    filters: Mapping[str, str]
-    alive: Callable[[Select[Any]], Select[Any]] | None = None
-
-
-def _age(row: Mapping[str, Any], column: str, now: int) -> str:
-    return output.duration(now - row[column]) if row[column] is not None else ""
-
-
-def _servers() -> Select[Any]:
-    s, c, o, b = t.servers.c, t.customers.c, t.operations.c, t.observations.c
-    return (
-        select(
-            s.id, s.name, s.ctype, s.flavor, s.version, s.vmid, s.node, s.address, s.state, s.desired, s.edge, s.memory_mb, s.cores, s.disk_gb,
-            c.name.label("customer"), b.ready, b.reachable, b.players, b.at.label("observed_at"), o.kind.label("operation"), o.step,
-            s.created_at, s.activated_at, s.deleted_at,
-        )
-        .select_from(
-            t.servers.join(t.customers, c.id == s.customer_id)
-            .outerjoin(t.operations, o.live_server == s.id)
-            .outerjoin(t.observations, b.server_id == s.id)
-        )
-        .order_by(s.name)
-    )  # fmt: skip
-
-
-def _server(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    ready = {True: "yes", False: "no", None: "?"}[row["ready"]]
-    running = f"{row['operation']} {row['step'] or 'queued'}" if row["operation"] else ""
-    return {**row, "ct": row["vmid"], "ready": ready, "operation": running, "id": row["id"][-8:]}
-
-
-def _findings() -> Select[Any]:
-    e = t.episodes.c
-    return select(t.episodes).with_only_columns(
-        e.id, e["check"], e.subject, e.server_id, e.summary, e.reason, e.severity, e.remedy, e.opened_at, e.last_seen_at, e.escalated_at, e.closed_at
-    ).order_by(e.opened_at.desc())  # fmt: skip
-
-
-def _finding(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    return {**row, "id": row["id"][-8:], "since": output.moment(row["opened_at"], utc), "not repaired": row["reason"], "to mend": row["remedy"]}
-
-
-def _repairs() -> Select[Any]:
-    r = t.repairs.c
-    return select(
-        r.id, r["check"], r.action, r.subject, r.server_id, r.host, r.level, r.counted, r.operation_id, r.intent_at, r.outcome, r.outcome_at, r.detail
-    ).order_by(r.intent_at.desc())  # fmt: skip
-
-
-def _repair(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    took = output.duration(row["outcome_at"] - row["intent_at"]) if row["outcome_at"] else ""
-    return {**row, "id": row["id"][-8:], "at": output.moment(row["intent_at"], utc), "outcome": row["outcome"] or "under way", "took": took}
-
-
-def _operations() -> Select[Any]:
-    o, s = t.operations.c, t.servers.c
-    return (
-        select(
-            o.id, o.kind, o.state, s.name.label("server"), o.step, o.attempt, o.claimed, o.queue, o.actor, o.created_at, o.started_at,
-            o.progress_at, o.deadline_at, o.finished_at, o.error,
-        )
-        .join(t.servers, s.id == o.server_id)
-        .order_by(o.created_at.desc())
-    )  # fmt: skip
-
-
-def _operation(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    end = row["finished_at"] or now
-    why = (row["error"] or {}).get("why") or (row["error"] or {}).get("what", "")
-    return {
-        **row, "id": row["id"][-8:], "at": output.moment(row["created_at"], utc), "took": output.duration(end - row["created_at"]), "why": why[:80],
-    }  # fmt: skip
-
-
-def _leases() -> Select[Any]:
-    lease = t.leases.c
-    return select(t.leases).where(lease.holder.is_not(None)).order_by(lease.taken_at)
-
-
-def _lease(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    left = "expired" if row["expires_at"] <= now else output.duration(row["expires_at"] - now)
-    return {**row, "taken": output.moment(row["taken_at"], utc), "left": left}
-
-
-def _hosts() -> Select[Any]:
-    return select(t.nodes).order_by(t.nodes.c.name)
-
-
-def _host(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    return {**row, "takes new": "yes" if row["open"] else "no", "templates": ", ".join(f"{k}={v}" for k, v in sorted(row["templates"].items()))}
-
-
-def _tokens() -> Select[Any]:
-    k = t.tokens.c
-    return (
-        select(k.id, k.role, t.customers.c.name.label("customer"), k.label, k.created_at, k.expires_at, k.revoked_at)
-        .outerjoin(t.customers, t.customers.c.id == k.customer_id)
-        .order_by(k.created_at.desc())
-    )
-
-
-def _token(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    state = "revoked" if row["revoked_at"] else "expired" if row["expires_at"] and row["expires_at"] <= now else "valid"
-    return {**row, "id": row["id"][-8:], "state": state, "expires": output.moment(row["expires_at"], utc) or "never"}
-
-
-def _audit() -> Select[Any]:
-    return select(t.audit).order_by(t.audit.c.id.desc())
-
-
-def _line(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    detail = " ".join(f"{k}={v}" for k, v in row["detail"].items() if v not in (None, ""))
-    return {**row, "at": output.moment(row["at"], utc), "detail": detail[:100]}
-
-
-def _backups() -> Select[Any]:
-    b = t.backups.c
-    return select(t.backups, t.servers.c.name.label("server")).join(t.servers, t.servers.c.id == b.server_id).order_by(b.created_at.desc())
-
-
-def _backup(row: Mapping[str, Any], now: int, utc: bool) -> dict[str, Any]:
-    verified = output.moment(row["verified_at"], utc) or "no"
-    return {**row, "id": row["id"][-8:], "at": output.moment(row["created_at"], utc), "verified": verified, "size": row["size_bytes"]}
-
-
-NOUNS: Sequence[Noun] = (
-    Noun("servers", "What customers own.", _servers, "id", "created_at",
-         ("name", "customer", "ctype", "ct", "node", "address", "state", "desired", "ready", "operation"), _server, "no servers",
-         {"state": "servers.state", "host": "servers.node", "customer": "customers.name"},
-         alive=lambda q: q.where(t.servers.c.state != "deleted")),
-    Noun("findings", "What is not as it should be, and why it is not being repaired.", _findings, "id", "opened_at",
-         ("id", "check", "subject", "since", "not repaired", "summary", "to mend"), _finding, "no open findings",
-         {"check": "episodes.check"}, alive=lambda q: q.where(t.episodes.c.closed_at.is_(None))),
-    Noun("repairs", "What the controller did.", _repairs, "id", "intent_at",
-         ("id", "at", "check", "action", "subject", "level", "outcome", "took"), _repair, "no repairs",
-         {"outcome": "repairs.outcome", "check": "repairs.check", "host": "repairs.host"}),
-    Noun("operations", "Orders, and how far they are.", _operations, "id", "created_at",
-         ("id", "at", "kind", "server", "state", "step", "attempt", "took", "why"), _operation, "no operations",
-         {"state": "operations.state", "kind": "operations.kind", "server": "servers.name"}),
-    Noun("leases", "Who may act on what now.", _leases, "subject", "taken_at",
-         ("subject", "kind", "holder", "taken", "left", "token", "reason"), _lease, "no lease is held", {"kind": "leases.kind"}),
-    Noun("hosts", "Proxmox nodes that take servers.", _hosts, "name", None,
-         ("name", "takes new", "memory_mb", "disk_gb", "cores", "storage", "bridge", "templates"), _host, "no hosts: add them first", {}),
-    Noun("tokens", "Credentials of the API.", _tokens, "id", "created_at",
-         ("id", "role", "customer", "label", "state", "expires"), _token, "no tokens", {}),
-    Noun("audit", "Who did what: append-only.", _audit, "id", "at",
-         ("id", "at", "actor", "action", "subject", "detail"), _line, "nothing was done yet", {"actor": "audit.actor", "action": "audit.action"}),
-    Noun("backups", "Copies, and which were verified.", _backups, "id", "created_at",
-         ("id", "at", "server", "type", "size", "verified", "location"), _backup, "no backups", {"server": "servers.name"}),
-)  # fmt: skip
+#: An id's ending is accepted from this length on.
+LEAST_ENDING = 4
 
 
 def add_to(app: typer.Typer) -> None:
-    """One group per noun: bare it lists, ``show`` gives one row whole."""
+    """One group per noun."""
     for noun in NOUNS:
         group = typer.Typer(help=noun.help, invoke_without_command=True)
         group.callback(invoke_without_command=True)(_listing(noun))
@@ -191,67 +30,168 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _listing(noun: Noun) -> Callable[..., None]:
-    def listing(
-        ctx: typer.Context,
-        json: output.Json = False,
-        utc: output.Utc = False,
-        limit: output.Limit = 200,
-        since: output.Since = None,
-        everything: bool = typer.Option(False, "--all", help="closed and deleted ones too"),
-        where: list[str] = typer.Option([], "--where", metavar="NAME=VALUE", help=f"filter: {', '.join(noun.filters) or 'none here'}"),  # noqa: B008 - Typer's way
-    ) -> None:
-        if ctx.invoked_subcommand is not None:
-            return
-        rows, now = session.read(_load(noun, where, since, limit, everything))
-        if json:
-            output.lines([_program(row) for row in rows])
-        else:
-            output.table([noun.people(row, now, utc) for row in rows], noun.columns, noun.empty)
+    def listing(ctx: typer.Context, json: bool, utc: bool, wide: bool, limit: int, since: str | None, everything: bool, **given: str | None) -> None:
+        if ctx.invoked_subcommand is None:
+            show_all(noun, given, json=json, utc=utc, wide=wide, limit=limit, since=since, everything=everything)
 
+    options: dict[str, tuple[Any, Any]] = {
+        "ctx": (typer.Context, inspect.Parameter.empty),
+        **{name: (Annotated[str | None, typer.Option(f"--{name}", help=f"only this {name}")], None) for name in noun.filters},
+        "since": (output.Since, None),
+        "limit": (output.Limit, 200),
+        "everything": (Annotated[bool, typer.Option("--all", help="what is over, too")], False),
+        "wide": (output.Wide, False),
+        "utc": (output.Utc, False),
+        "json": (output.Json, False),
+    }
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shape = [inspect.Parameter(name, kind, default=default, annotation=hint) for name, (hint, default) in options.items()]
+    listing.__signature__ = inspect.Signature(shape)  # type: ignore[attr-defined]  # how a function tells Typer its options
+    listing.__annotations__ = {name: hint for name, (hint, _) in options.items()}
     listing.__doc__ = noun.help
     return listing
 
 
-def _load(noun: Noun, where: Sequence[str], since: str | None, limit: int, everything: bool) -> Callable[[Tx], Awaitable[tuple[Rows, int]]]:
-    from flows.errors import BadInput
+def show_all(
+    noun: Noun,
+    where: Mapping[str, str | None],
+    *,
+    json: bool,
+    utc: bool = False,
+    wide: bool = False,
+    limit: int = 200,
+    since: str | None = None,
+    everything: bool = False,
+) -> None:
+    """Prints a listing; on a terminal says on stderr when there is more."""
+    rows, now = select(noun, where, limit=limit + 1, since=since, everything=everything)
+    more, rows = len(rows) > limit, rows[:limit]
+    if json:
+        output.lines([output.program(row) for row in rows])
+    else:
+        output.table([noun.people(row, now, utc) for row in rows], noun.columns, noun.empty, wide=wide)
+    if more:
+        output.remark(f"there are more than {limit}: --limit")
 
-    async def look(tx: Tx) -> tuple[Rows, int]:
-        query = noun.query()
-        if noun.alive is not None and not everything:
-            query = noun.alive(query)
-        for condition in where:
-            name, equals, value = condition.partition("=")
-            if not equals or name not in noun.filters:
-                raise BadInput("--where", condition, why="is no filter of this listing", remedy=f"use {', '.join(noun.filters) or 'none'}")
-            table, _, column = noun.filters[name].partition(".")
-            query = query.where(t.metadata.tables[table].c[column] == value)
-        if since is not None and noun.at is not None:
-            query = query.where(query.selected_columns[noun.at] >= tx.now - int(output.seconds(since, "--since") * 1000))
-        return [dict(row._mapping) for row in await tx.execute(query.limit(limit))], tx.now
 
-    return look
+def select(noun: Noun, where: Mapping[str, str | None], *, limit: int, since: str | None = None, everything: bool = False) -> tuple[Rows, int]:
+    """Rows and the database's time."""
+    age = None if since is None else int(output.seconds(since, "--since") * 1000)
+    if age is not None and not noun.at:
+        raise BadInput("--since", since, why=f"{noun.name} have no time", remedy="leave it out")
+
+    def make(now: int) -> Query:
+        wanted = {name: value for name, value in where.items() if value is not None}
+        conditions = [f"{noun.filters[name]} = :{name}" for name in wanted]
+        if noun.alive and not everything:
+            conditions.append(f"({noun.alive})")
+        if age is not None:
+            conditions.append(f"{noun.at} >= :oldest")
+            wanted["oldest"] = now - age  # type: ignore[assignment]  # a number among the texts
+        return _query(noun, conditions, wanted, now, limit)
+
+    return session.rows(make)
+
+
+def one(noun: Noun, given: str) -> tuple[dict[str, Any], int]:
+    """The row that a person means: by name, by id, or by an id's beginning or end. Raises NotFound, or BadInput where several fit."""
+    parameters: dict[str, Any] = {"given": int(given) if noun.numbered and given.isdigit() else given}
+    fits = [f"{name} = :given" for name in (*noun.names, noun.key)]
+    if not noun.numbered:
+        fits.append(f"{noun.key} LIKE :begin ESCAPE '!'")
+        parameters["begin"] = f"{_escaped(given)}%"
+        if len(given) >= LEAST_ENDING:
+            fits.append(f"{noun.key} LIKE :ending ESCAPE '!'")
+            parameters["ending"] = f"%{_escaped(given)}"
+    elif not given.isdigit():
+        raise _missing(noun, given)
+    rows, now = session.rows(lambda now: _query(noun, [f"({' OR '.join(fits)})"], parameters, now, 50))
+    exact = [row for row in rows if given in (str(row.get(_column(noun.key))), *(row.get(_label(noun, name)) for name in noun.names))]
+    living = [row for row in exact if row.get("deleted_at") is None]
+    for found in (living[:1], exact[:1], rows):
+        if len(found) == 1:
+            return found[0], now
+    if not rows:
+        raise _missing(noun, given)
+    raise BadInput(noun.name.removesuffix("s"), given, why=f"{len(rows)} ids begin or end so", remedy="give more of the id")
+
+
+def _missing(noun: Noun, given: str) -> NotFound:
+    return NotFound(f"{noun.name.removesuffix('s')} {given}", why="there is none", remedy=f"zlh {noun.name} --all")
+
+
+def _escaped(given: str) -> str:
+    """For LIKE with ``ESCAPE '!'``."""
+    return given.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+def _column(name: str) -> str:
+    return "id" if name == "x.server_id" else name.partition(".")[2]
+
+
+def _label(noun: Noun, name: str) -> str:
+    """What the query calls a column by which rows are named."""
+    return "server" if name == "s.name" and noun.name != "servers" else _column(name)
+
+
+def _query(noun: Noun, conditions: list[str], parameters: Mapping[str, Any], now: int, limit: int) -> Query:
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    sql = f"{noun.sql}{where} ORDER BY {noun.order} LIMIT {int(limit)}"
+    values = dict(parameters)
+    if ":now" in sql:
+        values["now"] = now
+    if ":window" in sql:
+        values |= _breaker_limits(sql)
+    return Query(sql, values, noun.json, noun.booleans)
+
+
+def _breaker_limits(sql: str) -> dict[str, int]:
+    policy = session.settings().policy
+    limits = {"window": int(policy.breaker_window_s * 1000), "attempts": policy.breaker_attempts}
+    return {name: value for name, value in limits.items() if f":{name}" in sql}
 
 
 def _showing(noun: Noun) -> Callable[..., None]:
-    def show(given: str = typer.Argument(..., metavar="ID", help="id, its beginning or end, or a name"), json: output.Json = False) -> None:
-        async def look(tx: Tx) -> dict[str, Any]:
-            rows = [dict(row._mapping) for row in await tx.execute(noun.query())]
-            named = [r for r in rows if given in (r.get("name"), r.get("server"))]
-            chosen = str(named[0][noun.key]) if named else output.by_prefix([str(r[noun.key]) for r in rows], given, noun.name.removesuffix("s"))
-            return next(r for r in rows if str(r[noun.key]) == chosen)
+    def complete(incomplete: str) -> list[str]:
+        return completions(noun, incomplete)
 
-        row = session.read(look)
-        if json:
-            output.data(_program(row))
-            return
-        width = max(len(k) for k in row)
-        for key, value in row.items():
-            shown = f"{value} ({output.moment(value)})" if key.endswith("_at") and isinstance(value, int) else value
-            output.text(f"{key.ljust(width)}  {'' if value is None else shown}")
+    def show(
+        given: str = typer.Argument(..., metavar="ID", help="id, its beginning or end, or a name", autocompletion=complete),
+        json: output.Json = False,
+        utc: output.Utc = False,
+    ) -> None:
+        row, _ = one(noun, given)
+        output.data(output.program(row)) if json else output.whole(row, utc)
 
     return show
 
 
-def _program(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Times as ISO 8601 in UTC, the rest as stored."""
-    return {k: output.iso(v) if (k.endswith("_at") or k == "at") and isinstance(v, int) else v for k, v in row.items()}
+def completions(noun: Noun, incomplete: str) -> list[str]:
+    """What a shell may complete: names where rows have one, else ids. A shell gets no error: it would print it into the line."""
+    column = noun.names[0] if noun.names else noun.key
+    conditions = [f"{column} LIKE :begin ESCAPE '!'", *([f"({noun.alive})"] if noun.alive else [])]
+    try:
+        rows, _ = session.rows(lambda now: _query(noun, conditions, {"begin": f"{_escaped(incomplete)}%"}, now, 100))
+    except AutomationError:
+        return []
+    return [str(row[_label(noun, column)]) for row in rows]
+
+
+def complete_server(incomplete: str) -> list[str]:
+    """Names of servers."""
+    return completions(BY_NAME["servers"], incomplete)
+
+
+def complete_customer(incomplete: str) -> list[str]:
+    """Names of customers."""
+    return completions(BY_NAME["customers"], incomplete)
+
+
+def complete_host(incomplete: str) -> list[str]:
+    """Names of hosts."""
+    return completions(BY_NAME["hosts"], incomplete)
+
+
+def complete_operation(incomplete: str) -> list[str]:
+    """Ids of operations."""
+    return completions(BY_NAME["operations"], incomplete)

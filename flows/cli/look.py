@@ -1,17 +1,28 @@
-"""Commands that look and never touch: ``status``, ``explain``, ``reconcile --dry-run``, ``doctor``, ``config show``."""
+"""Commands that look: ``status``, ``explain``, ``reconcile --dry-run``, ``doctor``, ``config show``; and ``migrate``."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli import output, session
+from flows.cli.listings import one
+from flows.cli.nouns import BY_NAME
+from flows.cli.orders import Server as ServerName
 from flows.errors import NotFound
+
+if TYPE_CHECKING:
+    from flows.decide.explain import Explanation
+
+#: Seconds between two looks of ``zlh status --watch``.
+WATCH_S = 2.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,70 +30,94 @@ def add_to(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(reconcile)
     app.command()(doctor)
+    app.command()(migrate)
     config = typer.Typer(help="Effective settings.", no_args_is_help=True)
     config.command("show")(config_show)
+    config.command("docs")(config_docs)
     app.add_typer(config, name="config")
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="again every 2 s")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="again every 2 s, until Ctrl-C")] = False,
     json: output.Json = False,
+    utc: output.Utc = False,
 ) -> None:
-    """One screen: automation, sources, fleet, findings, queues, outbox, backups, what waits for a person. Exit 1 with open findings."""
+    """One screen: automation, sources, fleet, findings, queues, alerts, backups, and what waits for a person.
+
+    Exit 1 with open findings, 3 when it is not known that all is well: no recent sweep, or a source without an answer."""
     from flows.cli import status as screen
 
+    settings = session.settings()
+    patience_ms = int(settings.watchdog.intervals * settings.timing.sweep_s * 1000)
     while True:
         facts = session.read(screen.facts)
         if json:
-            output.data(facts)
+            output.lines([output.program(facts)]) if watch else output.data(output.program(facts))
         else:
-            if watch:
-                output.text("\x1b[2J\x1b[H")
-            for line in screen.lines(facts):
+            if watch and sys.stdout.isatty():
+                sys.stdout.write("\x1b[2J\x1b[H")
+            for line in screen.lines(facts, utc=utc, patience_ms=patience_ms):
                 output.text(line)
         if not watch:
-            raise SystemExit(1 if facts["findings"] else 0)
-        time.sleep(2.0)
+            raise SystemExit(screen.verdict(facts, patience_ms))
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
 
 
-def explain(server: str, json: output.Json = False) -> None:
-    """From one fresh look: what each source says of a server, each check's verdict, why automation acts or does not, what comes next."""
+def explain(server: ServerName, json: output.Json = False, utc: output.Utc = False) -> None:
+    """From one fresh look: what each source says of a server, each check's verdict, why automation acts or does not, what comes next.
+
+    Exit 1 with a finding, 3 where a source gave no answer and so something is not judged."""
     from flows import bootstrap
     from flows.act.policy import policy_of
     from flows.act.sweep import observe
-    from flows.decide.explain import Explanation
     from flows.decide.explain import explain as explaining
+
+    row, _ = one(BY_NAME["servers"], server)
 
     async def look() -> Explanation:
         settings = session.settings()
         async with bootstrap.deps(settings) as deps:
             snapshot = await observe(deps)
-            found = next((s for s in snapshot.fleet.servers.values() if server in (s.name, s.id)), None)
-            if found is None:
-                raise NotFound(f"server {server}", why="there is none", remedy="zlh servers")
-            return explaining(snapshot, policy_of(settings), found.id)
+            if row["id"] not in snapshot.fleet.servers:
+                raise NotFound(
+                    f"server {row['name']}", why=f"it is {row['state']}: nothing is watched any more", remedy=f"zlh servers show {row['id']}"
+                )
+            return explaining(snapshot, policy_of(settings), str(row["id"]))
 
     said = asyncio.run(look())
+    judged = [v.state for line in said.lines for v in line.verdicts]
     if json:
-        output.data(asdict(said))
-        return
+        output.data(output.program(asdict(said)))
+    else:
+        for line in explained(said, utc):
+            output.text(line)
+    raise SystemExit(1 if "found" in judged else 3 if "not judged" in judged else 0)
+
+
+def explained(said: Explanation, utc: bool) -> Iterator[str]:
+    """The lines that a person reads."""
     s = said.server
-    output.text(f"{s.name}  ct {s.vmid} on {s.node}  {s.address}  desired {s.desired}")
+    yield f"{s.name}  ct {s.vmid} on {s.node}  {s.address}  desired {s.desired}"
     for line in said.lines:
-        remarks = [f"{v.check}{'' if v.state == 'found' else ' ' + v.state}" for v in line.verdicts if v.state != "ok"]
-        output.text(f"  {line.source:<9}{line.says:<64}{'← ' + ', '.join(remarks) if remarks else ''}".rstrip())
+        remarks = [f"{v.check}{'' if v.state == 'found' else f': {v.state}, {v.detail}'}" for v in line.verdicts if v.state != "ok"]
+        yield f"  {line.source:<9}{line.says:<64}{'← ' + '; '.join(remarks) if remarks else ''}".rstrip()
     for title, words in (("would", said.would), ("does not", said.does_not), ("next", said.next), ("by hand", said.commands)):
         for word in words:
-            output.text(f"{title:<9}  {word}")
+            yield f"{title:<9}  {word}"
+    for check, at in said.next_at.items():
+        yield f"{'at':<9}  {output.moment(at, utc)} ({check})"
     if not said.would:
-        output.text("nothing to do")
+        yield "nothing to do"
 
 
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and do nothing")] = False,
     json: output.Json = False,
 ) -> None:
-    """One sweep from here: look, decide, act. With --dry-run only the plan is printed, also beside the live controller."""
+    """One sweep from here: look, decide, act. With --dry-run only the plan is printed, also beside the live controller.
+
+    Exit 1 with findings or where another controller sweeps, 3 where a check could not be judged."""
     from flows import bootstrap
     from flows.act.policy import policy_of
     from flows.act.sweep import observe, sweep
@@ -101,11 +136,11 @@ def reconcile(
     outcome, plan = asyncio.run(run())
     said = list(announce.lines(plan)) if plan is not None else []
     if json:
-        output.data({"outcome": outcome, "plan": None if plan is None else asdict(plan)})
+        output.data({"outcome": outcome, "plan": None if plan is None else output.program(asdict(plan))})
     else:
-        for line in said or ["nothing to do"]:
+        for line in said or [f"no plan: {outcome}" if plan is None else "nothing to do"]:
             output.text(line)
-    raise SystemExit(1 if plan is not None and plan.findings else 0)
+    raise SystemExit(1 if plan is None or plan.findings else 3 if plan.skipped else 0)
 
 
 def doctor(json: output.Json = False) -> None:
@@ -114,7 +149,7 @@ def doctor(json: output.Json = False) -> None:
 
     checks = asyncio.run(examine(session.settings()))
     if json:
-        output.data([asdict(check) for check in checks])
+        output.lines([asdict(check) for check in checks])
     else:
         output.table([{"": {True: "ok", False: "WRONG", None: "?"}[c.ok], "part": c.part, "says": c.says, "to do": c.remedy} for c in checks],
                      ("", "part", "says", "to do"), "nothing examined")  # fmt: skip
@@ -124,26 +159,54 @@ def doctor(json: output.Json = False) -> None:
 def config_show(
     sources: Annotated[bool, typer.Option("--sources", help="say where each value comes from")] = False,
     json: output.Json = False,
+    wide: output.Wide = False,
 ) -> None:
     """Every setting with its value; secrets as ••••."""
-    import os
-
     from pydantic import SecretStr
 
+    from flows import environment
     from flows.settings import fields
 
-    chosen = session.settings()
+    chosen, here = session.settings(), session.environ()
+    in_file = environment.merged({"ZLH_ENV_FILE": here["ZLH_ENV_FILE"]}) if here.get("ZLH_ENV_FILE") else {}
     rows: list[Mapping[str, Any]] = []
-    for variable, path, field in fields():
+    for variable, path, _ in fields():
         group, _, name = path.partition(".")
         value = getattr(getattr(chosen, group), name)
-        secret = isinstance(value, SecretStr)
-        shown = ("••••" if value.get_secret_value() else "") if secret else value
-        origin = "default" if value == field.default else "env file"
-        if variable in os.environ or f"{variable}_FILE" in os.environ:
-            origin = "environment"
+        shown = ("••••" if value.get_secret_value() else "") if isinstance(value, SecretStr) else value
+        origin = next(
+            (said for where, said in ((here, "environment"), (in_file, "env file")) if {variable, f"{variable}_FILE"} & set(where)), "default"
+        )
         rows.append({"setting": variable, "value": shown, **({"from": origin} if sources else {})})
     if json:
-        output.lines(rows)
+        output.lines([{**row, "value": row["value"] if isinstance(row["value"], int | float | str) else output.plain(row["value"])} for row in rows])
     else:
-        output.table(rows, ("setting", "value", "from") if sources else ("setting", "value"), "")
+        shown_rows = [{**row, "value": output.plain(row["value"])} for row in rows]
+        output.table(shown_rows, ("setting", "value", "from") if sources else ("setting", "value"), "", wide=wide)
+
+
+def config_docs() -> None:
+    """Every setting with its default and unit, as the page docs/settings.md."""
+    from flows.cli.settings_page import page
+
+    sys.stdout.write(page())
+
+
+def migrate(json: output.Json = False) -> None:
+    """Bring the database to this version's tables. Twice is harmless; several at once wait for each other."""
+    from flows.state import migrate as migration
+
+    url = session.settings().database.url.get_secret_value()
+    before = asyncio.run(migration.current(url)) if _exists(url) else None
+    asyncio.run(migration.upgrade(url))
+    now = migration.head()
+    if json:
+        output.data({"from": before, "to": now})
+    else:
+        output.text(f"already at {now}" if before == now else f"from {before or 'nothing'} to {now}")
+
+
+def _exists(url: str) -> bool:
+    """An SQLite file is not made by looking for its version."""
+    path = url.partition(":///")[2].partition("?")[0]
+    return not url.startswith("sqlite") or Path(path).exists()

@@ -8,83 +8,43 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 
 from flows.cli import output, session
-from flows.errors import AutomationError, BadInput, Conflict, Forbidden, MisconfiguredSetting, NotFound, Unauthorized, Unreachable
-from flows.state import customers, operations, servers
-from flows.state.database import Tx
+from flows.cli.commands import group_of
+from flows.cli.listings import complete_customer, complete_operation, complete_server, one
+from flows.cli.nouns import BY_NAME
+from flows.errors import Temporary
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="follow the operation to its end")]
+Server = Annotated[str, typer.Argument(metavar="SERVER", help="name or id", autocompletion=complete_server)]
+OperationId = Annotated[str, typer.Argument(metavar="ID", help="id, its beginning or its end", autocompletion=complete_operation)]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
+#: Seconds between two looks, and how long an API that does not answer is waited for.
+LOOK_S, PATIENCE_S = 0.3, 60.0
 
 
 def add_to(app: typer.Typer) -> None:
     for command in (create, delete, start, stop, restart):
         app.command()(command)
-    group = next(g.typer_instance for g in app.registered_groups if g.name == "operations")
-    assert group is not None
-    group.command()(follow)
-    group.command()(cancel)
-    group.command()(retry)
-
-
-def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A call of the public API. Problem documents become errors of ours; no answer is Unreachable."""
-    settings = session.settings()
-    token = settings.api.admin_token.get_secret_value()
-    if not token:
-        raise MisconfiguredSetting("ZLH_API__ADMIN_TOKEN", why="is not set", remedy="zlh token create --admin, then set it or its _FILE")
-    url = f"http://{settings.api.public_bind}{path}"
-    try:
-        answer = httpx.request(method, url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=15)
-    except httpx.HTTPError as error:
-        raise Unreachable(f"API at {settings.api.public_bind}", why=type(error).__name__, remedy="is zlh-api running? zlh doctor") from error
-    try:
-        content = answer.json() if answer.content else {}
-    except ValueError as error:
-        raise AutomationError(f"API at {settings.api.public_bind}", why=f"{answer.status_code} without JSON") from error
-    if answer.is_error:
-        raise _refusal(method, path, answer.status_code, content)
-    return dict(content)
-
-
-def _refusal(method: str, path: str, status: int, problem: dict[str, Any]) -> AutomationError:
-    why = str(problem.get("detail") or problem.get("title") or status)
-    fields = problem.get("errors")
-    if fields:
-        why += ": " + "; ".join(f"{e.get('field')}: {e.get('problem', e.get('message', ''))}" for e in fields if isinstance(e, dict))
-    kinds: dict[int, type[AutomationError]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 503: Unreachable}
-    if status == 422:
-        return BadInput("request", path, why=why)
-    return kinds.get(status, AutomationError)(f"{method} {path}", why=why, remedy=str(problem.get("remedy", "")))
-
-
-def _server_id(given: str) -> str:
-    async def look(tx: Tx) -> str:
-        named = await servers.by_name(tx, given)
-        if named is not None:
-            return named.id
-        return output.by_prefix([s.id for s in await servers.list_(tx)], given, "server")
-
-    return session.read(look)
-
-
-def _operation_id(given: str) -> str:
-    async def look(tx: Tx) -> str:
-        return output.by_prefix([o.id for o in await operations.list_(tx, limit=10_000)], given, "operation")
-
-    return session.read(look)
+    if any(g.name == "operations" for g in app.registered_groups):
+        group = group_of(app, "operations")
+        group.command()(follow)
+        group.command()(cancel)
+        group.command()(retry)
 
 
 def create(
     name: str,
-    customer: Annotated[str, typer.Option(help="name or id of the customer")],
+    customer: Annotated[str, typer.Option(help="name or id of the customer", autocompletion=complete_customer)],
     kind: Annotated[str, typer.Option("--type", help="game or dev")] = "game",
-    flavor: Annotated[str, typer.Option(help="what runs in it")] = "fabric",
+    flavor: Annotated[str | None, typer.Option(help="what runs in it; default: fabric, and dev for --type dev")] = None,
     version: Annotated[str, typer.Option(help="its version")] = "1.21.4",
     memory: Annotated[int, typer.Option(help="memory, MiB")] = 2048,
     cores: Annotated[int, typer.Option(help="cores")] = 2,
@@ -94,98 +54,153 @@ def create(
     json: output.Json = False,
 ) -> None:
     """Order a server for a customer."""
-
-    async def look(tx: Tx) -> str:
-        found = await customers.by_name(tx, customer) or await customers.get(tx, customer)
-        if found is None:
-            raise NotFound(f"customer {customer}", why="there is none", remedy="zlh customers list")
-        return found.id
-
+    owner, _ = one(BY_NAME["customers"], customer)
     body = {
         "ctype": kind,
         "name": name,
-        "flavor": flavor,
+        "flavor": flavor or ("dev" if kind == "dev" else "fabric"),
         "version": version,
         "memory_mb": memory,
         "cores": cores,
         "disk_gb": disk,
         "request_nonce": nonce or uuid.uuid4().hex,
-        "customer_id": session.read(look),
+        "customer_id": owner["id"],
     }
-    _ordered(call("POST", "/api/servers/create", body), wait, json)
+    _order("POST", "/api/servers/create", wait, json, body)
 
 
-def delete(server: str, yes: output.Yes = False, wait: Wait = True, json: output.Json = False) -> None:
+def delete(server: Server, yes: output.Yes = False, wait: Wait = True, json: output.Json = False) -> None:
     """Delete a server for good."""
-    server_id = _server_id(server)
-    output.confirm(f"delete {server} and everything in it?", yes)
-    _ordered(call("DELETE", f"/api/servers/{server_id}"), wait, json)
+    found = _server(server)
+    output.confirm(f"delete {found['name']} of {found['customer']} and everything in it?", yes)
+    _order("DELETE", f"/api/servers/{found['id']}", wait, json)
 
 
-def start(server: str, wait: Wait = True, json: output.Json = False) -> None:
+def start(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Start a server."""
-    _ordered(call("POST", f"/api/servers/{_server_id(server)}/start"), wait, json)
+    _order("POST", f"/api/servers/{_server(server)['id']}/start", wait, json)
 
 
-def stop(server: str, wait: Wait = True, json: output.Json = False) -> None:
-    """Stop a server gracefully; it stays stopped until a person starts it."""
-    _ordered(call("POST", f"/api/servers/{_server_id(server)}/stop"), wait, json)
+def stop(server: Server, wait: Wait = True, json: output.Json = False) -> None:
+    """Stop a server until a person starts it: off the proxy first, then gracefully."""
+    _order("POST", f"/api/servers/{_server(server)['id']}/stop", wait, json)
 
 
-def restart(server: str, wait: Wait = True, json: output.Json = False) -> None:
+def restart(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Restart a server: off the proxy, restarted, ready, back on it."""
-    _ordered(call("POST", f"/api/servers/{_server_id(server)}/restart"), wait, json)
+    _order("POST", f"/api/servers/{_server(server)['id']}/restart", wait, json)
 
 
-def follow(operation: Annotated[str, typer.Argument(metavar="ID")], json: output.Json = False) -> None:
+def follow(operation: OperationId, json: output.Json = False) -> None:
     """Live steps of an operation, and its end. Ctrl-C leaves it running."""
-    _follow(_operation_id(operation), json)
+    _follow(session.settings(), _operation(operation), json)
 
 
-def cancel(operation: Annotated[str, typer.Argument(metavar="ID")], wait: Wait = True, json: output.Json = False) -> None:
+def cancel(operation: OperationId, wait: Wait = True, json: output.Json = False) -> None:
     """Stop a creation and undo what it did."""
-    _ordered(call("POST", f"/api/operations/{_operation_id(operation)}/cancel"), wait, json)
+    _order("POST", f"/api/operations/{_operation(operation)}/cancel", wait, json, wanted="cancelled")
 
 
-def retry(operation: Annotated[str, typer.Argument(metavar="ID")], wait: Wait = True, json: output.Json = False) -> None:
+def retry(operation: OperationId, wait: Wait = True, json: output.Json = False) -> None:
     """Try a failed operation once more."""
-    _ordered(call("POST", f"/api/operations/{_operation_id(operation)}/retry"), wait, json)
+    _order("POST", f"/api/operations/{_operation(operation)}/retry", wait, json)
 
 
-def _ordered(answer: dict[str, Any], wait: bool, json: bool) -> None:
-    operation = answer.get("operation") if isinstance(answer.get("operation"), dict) else answer
-    operation_id = str((operation or {}).get("id", ""))
-    if not operation_id or (operation or {}).get("state") is None:
+def _server(given: str) -> dict[str, Any]:
+    return one(BY_NAME["servers"], given)[0]
+
+
+def _operation(given: str) -> str:
+    return str(one(BY_NAME["operations"], given)[0]["id"])
+
+
+def _order(method: str, path: str, wait: bool, json: bool, body: Mapping[str, Any] | None = None, wanted: str = "succeeded") -> None:
+    from flows.clients import own_api
+
+    settings = session.settings()
+    answer = own_api.call(settings.api, method, path, body)
+    operation = answer.get("operation")
+    if not isinstance(operation, dict):
         output.data(answer) if json else output.text("nothing to do: it already is so")
-        return
-    if wait:
-        _follow(operation_id, json)
+    elif wait:
+        _follow(settings, str(operation["id"]), json, wanted)
     elif json:
         output.data(answer)
     else:
-        output.text(f"operation {operation_id}  (zlh operations follow {operation_id[-8:]})")
+        output.text(f"operation {operation['id']}: zlh operations follow {str(operation['id'])[-8:]}")
 
 
-def _follow(operation_id: str, json: bool) -> None:
-    """Prints each step as it begins; exit 1 unless it succeeded."""
-    began, step, last = time.monotonic(), None, {}
+def _follow(settings: Settings, operation_id: str, json: bool, wanted: str = "succeeded") -> None:
+    """Prints each step as it begins and ends; exit 1 unless it ended as wanted."""
+    from flows.clients import own_api
+
+    steps = _Steps()
+    silent: float | None = None
     try:
         while True:
-            last = call("GET", f"/api/operations/{operation_id}")
-            if not json and last.get("step") != step and last.get("step"):
-                step = last["step"]
-                output.text(f"{time.monotonic() - began:6.1f} s  {last['kind']} {step}")
-            if last.get("state") in ENDED:
+            try:
+                seen = own_api.call(settings.api, "GET", f"/api/operations/{operation_id}")
+                silent = None
+            except Temporary as error:
+                silent = silent or time.monotonic()
+                if time.monotonic() - silent > PATIENCE_S:
+                    raise
+                if not json:
+                    steps.remark(str(error))
+                time.sleep(LOOK_S * 5)
+                continue
+            if not json:
+                steps.show(seen)
+            if seen.get("state") in ENDED:
                 break
-            time.sleep(0.3)
+            time.sleep(LOOK_S)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nit goes on; follow it: zlh operations follow {operation_id[-8:]} · end it: zlh operations cancel {operation_id[-8:]}\n")
+        short = operation_id[-8:]
+        sys.stderr.write(f"\nit goes on · follow it: zlh operations follow {short} · take a creation back: zlh operations cancel {short}\n")
         raise
     if json:
-        output.data(last)
+        output.data(seen)
     else:
-        error = last.get("error") or {}
-        why = f": {error.get('what', '')} {error.get('why', '')}" if error else ""
-        output.text(f"{time.monotonic() - began:6.1f} s  {last['state']}{why}")
-    if last.get("state") != "succeeded":
+        problem = seen.get("error") or {}
+        why = " · ".join(str(problem[k]) for k in ("what", "why", "remedy") if problem.get(k))
+        steps.line(f"{seen['kind']} {seen['state']}" + (f": {why}" if why else ""))
+    if seen.get("state") != wanted:
         raise SystemExit(1)
+
+
+class _Steps:
+    """What was printed so far, so that a line is printed once."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._shown: set[tuple[str, str]] = set()
+        self._state = self._said = ""
+
+    def show(self, seen: Mapping[str, Any]) -> None:
+        if seen["state"] != self._state and seen["state"] not in ENDED:
+            self._state = seen["state"]
+            self.line(f"{seen['kind']} {self._state}" + (f", attempt {seen['attempt']}" if seen["attempt"] > 1 else ""))
+        for step in seen["steps"]:
+            mark = (step["name"], step["state"])
+            if step["state"] != "pending" and mark not in self._shown:
+                if step["state"] == "done" or not any(name == step["name"] for name, _ in self._shown) or step["state"] != "running":
+                    self.line(f"  {step['name']} {step['state']}{_took(step)}")
+                self._shown.add(mark)
+
+    def remark(self, said: str) -> None:
+        if said != self._said:
+            self._said = said
+            sys.stderr.write(f"zlh: {said} · still trying\n")
+
+    def line(self, words: str) -> None:
+        output.text(f"{time.monotonic() - self._began:6.1f} s  {words}")
+        sys.stdout.flush()
+
+
+def _took(step: Mapping[str, Any]) -> str:
+    from datetime import datetime
+
+    if not step.get("finished_at") or not step.get("started_at"):
+        return ""
+    took = datetime.fromisoformat(step["finished_at"]) - datetime.fromisoformat(step["started_at"])
+    return f" in {output.duration(took.total_seconds() * 1000)}"

@@ -1,42 +1,44 @@
-"""Customers and tokens: ``customers add|list|suspend|resume``, ``token create|revoke``, and ``hosts add``."""
+"""Customers and credentials: ``customers add|list|suspend|resume``, ``token create|list|revoke``, ``hosts add``, ``ca init``."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli import output, session
+from flows.cli.commands import group_of
+from flows.cli.listings import complete_customer, one, show_all
+from flows.cli.nouns import BY_NAME
 from flows.domain.node import Node
-from flows.domain.server import BillingState
-from flows.errors import BadInput, Conflict, NotFound
-from flows.state import audit, customers, nodes, tokens
+from flows.errors import BadInput, Conflict
+from flows.state import accounts, audit, customers, nodes, tokens
 from flows.state.customers import Customer
 from flows.state.database import Tx
 
+CustomerName = Annotated[str, typer.Argument(metavar="CUSTOMER", help="name or id", autocompletion=complete_customer)]
+
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(help="Who owns servers.", no_args_is_help=True)
-    group.command("add")(add)
-    group.command("list")(list_)
-    group.command("suspend")(suspend)
-    group.command("resume")(resume)
-    app.add_typer(group, name="customers")
-    token = typer.Typer(help="Credentials of the API: shown once, hashed at rest.", no_args_is_help=True)
+    names = {g.name for g in app.registered_groups}
+    if "customers" in names:
+        group = group_of(app, "customers")
+        group.command("add")(add)
+        group.command("list")(list_)
+        group.command("suspend")(suspend)
+        group.command("resume")(resume)
+    if "hosts" in names:
+        group_of(app, "hosts").command("add")(add_host)
+    token = typer.Typer(help="Create and revoke credentials of the API: shown once, hashed at rest.", no_args_is_help=True)
     token.command("create")(create)
+    token.command("list")(token_list)
     token.command("revoke")(revoke)
     app.add_typer(token, name="token")
-    hosts = next(g.typer_instance for g in app.registered_groups if g.name == "hosts")
-    assert hosts is not None
-    hosts.command("add")(add_host)
-
-
-async def _customer(tx: Tx, given: str) -> Customer:
-    found = await customers.by_name(tx, given) or await customers.get(tx, given)
-    if found is None:
-        raise NotFound(f"customer {given}", why="there is none", remedy="zlh customers list")
-    return found
+    authority = typer.Typer(help="The certificate authority of the agents.", no_args_is_help=True)
+    authority.command("init")(ca_init)
+    app.add_typer(authority, name="ca")
 
 
 def add(name: str, plan: Annotated[str, typer.Option(help="plan with its limits")] = "basic", json: output.Json = False) -> None:
@@ -51,35 +53,43 @@ def add(name: str, plan: Annotated[str, typer.Option(help="plan with its limits"
         return customer
 
     customer = session.write(change)
-    output.data(asdict(customer)) if json else output.text(f"{customer.name}  {customer.id}  plan {customer.plan}")
+    output.data(output.program(asdict(customer))) if json else output.text(f"{customer.name}  {customer.id}  plan {customer.plan}")
 
 
-def list_(json: output.Json = False) -> None:
-    """List customers."""
-    rows = [asdict(c) for c in session.read(customers.list_)]
-    output.lines(rows) if json else output.table(rows, ("name", "plan", "billing", "id"), "no customers: zlh customers add NAME")
+def list_(json: output.Json = False, utc: output.Utc = False, wide: output.Wide = False, limit: output.Limit = 200) -> None:
+    """List customers, as bare ``zlh customers`` does."""
+    show_all(BY_NAME["customers"], {}, json=json, utc=utc, wide=wide, limit=limit)
 
 
-def suspend(name: str, yes: output.Yes = False) -> None:
-    """Suspend a customer: nothing new starts, and the next sweep stops what runs."""
-    output.confirm(f"suspend {name}? its servers are stopped", yes)
-    _billing(name, BillingState.SUSPENDED)
+def token_list(json: output.Json = False, utc: output.Utc = False, wide: output.Wide = False, limit: output.Limit = 200) -> None:
+    """List tokens that are not revoked, as ``zlh tokens`` does."""
+    show_all(BY_NAME["tokens"], {}, json=json, utc=utc, wide=wide, limit=limit)
 
 
-def resume(name: str) -> None:
+def suspend(name: CustomerName, yes: output.Yes = False, json: output.Json = False) -> None:
+    """Suspend a customer: nobody is sent to its servers any more, nothing new starts, and the next sweep stops what runs."""
+    found, _ = one(BY_NAME["customers"], name)
+    output.confirm(f"suspend {found['name']}? its {found['servers']} servers are stopped", yes)
+    _billing(found, accounts.suspend, "suspended", json)
+
+
+def resume(name: CustomerName, json: output.Json = False) -> None:
     """Let a suspended customer start servers again."""
-    _billing(name, BillingState.ACTIVE)
+    found, _ = one(BY_NAME["customers"], name)
+    _billing(found, accounts.resume, "active", json)
 
 
-def _billing(name: str, to: BillingState) -> None:
+def _billing(customer: dict[str, Any], change: Callable[[Tx, str, str], Awaitable[bool]], now: str, json: bool) -> None:
     who = session.actor()
 
-    async def change(tx: Tx) -> None:
-        customer = await _customer(tx, name)
-        await customers.set_billing(tx, customer.id, to, who)
+    async def work(tx: Tx) -> bool:
+        return await change(tx, str(customer["id"]), who)
 
-    session.write(change)
-    output.text(f"{name} is {to.value}")
+    changed = session.write(work)
+    if json:
+        output.data({"id": customer["id"], "name": customer["name"], "billing": now, "changed": changed})
+    else:
+        output.text(f"{customer['name']} is {now}" + ("" if changed else " already"))
 
 
 def create(
@@ -87,34 +97,37 @@ def create(
     admin: Annotated[bool, typer.Option("--admin", help="for operators: may act for every customer")] = False,
     expires: Annotated[str, typer.Option("--expires", help="90d, or never")] = "90d",
     label: Annotated[str, typer.Option(help="what it is for")] = "",
+    json: output.Json = False,
 ) -> None:
     """Create a token and show it, once."""
     if (customer is None) == (not admin):
         raise BadInput("--customer, --admin", "none or both", why="exactly one is needed", remedy="zlh token create --customer NAME")
-    who = session.actor()
+    who, role = session.actor(), "customer" if customer is not None else "admin"
+    owner = None if customer is None else str(one(BY_NAME["customers"], customer)[0]["id"])
+    lasts = None if expires == "never" else int(output.seconds(expires, "--expires") * 1000)
 
-    async def change(tx: Tx) -> str:
-        owner = (await _customer(tx, customer)).id if customer is not None else None
-        end = None if expires == "never" else tx.now + int(output.seconds(expires, "--expires") * 1000)
-        token_id, plaintext = await tokens.create(tx, customer_id=owner, role="admin" if admin else "customer", label=label or who, expires_at=end)
-        await audit.append(tx, who, "token.create", f"token:{token_id}", detail={"role": "admin" if admin else "customer", "customer": customer})
-        return plaintext
+    async def change(tx: Tx) -> dict[str, Any]:
+        end = None if lasts is None else tx.now + lasts
+        token_id, plaintext = await tokens.create(tx, customer_id=owner, role=role, label=label or who, expires_at=end)
+        await audit.append(tx, who, "token.create", f"token:{token_id}", detail={"role": role, "customer": customer})
+        return {"id": token_id, "role": role, "token": plaintext, "expires_at": output.iso(end)}
 
-    output.text(session.write(change))
+    made = session.write(change)
+    output.data(made) if json else output.text(made["token"])
 
 
-def revoke(token: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Revoke a token at once."""
-    who = session.actor()
+def revoke(token: Annotated[str, typer.Argument(metavar="ID", help="id, its beginning or its end")], json: output.Json = False) -> None:
+    """Revoke a token: refused from the next request on, within a few seconds everywhere."""
+    found, _ = one(BY_NAME["tokens"], token)
+    who, token_id = session.actor(), str(found["id"])
 
-    async def change(tx: Tx) -> str:
-        token_id = output.by_prefix([k.id for k in await tokens.list_(tx)], token, "token")
+    async def change(tx: Tx) -> None:
         if not await tokens.revoke(tx, token_id):
-            raise Conflict(f"token {token}", why="it was revoked before")
+            raise Conflict(f"token {token_id}", why="it was revoked before", remedy="nothing to do")
         await audit.append(tx, who, "token.revoke", f"token:{token_id}")
-        return token_id
 
-    output.text(f"revoked {session.write(change)}")
+    session.write(change)
+    output.data({"id": token_id, "revoked": True}) if json else output.text(f"revoked {token_id}")
 
 
 def add_host(
@@ -126,6 +139,7 @@ def add_host(
     template: Annotated[list[str], typer.Option(help="FLAVOR=VMID, as often as there are flavors")],
     bridge: Annotated[str, typer.Option(help="bridge of the containers")] = "vmbr0",
     closed: Annotated[bool, typer.Option("--closed", help="takes no new servers")] = False,
+    json: output.Json = False,
 ) -> None:
     """Add or change a Proxmox node that takes servers."""
     templates: dict[str, int] = {}
@@ -136,9 +150,20 @@ def add_host(
         templates[flavor] = int(vmid)
     who = session.actor()
 
+    node = Node(name, memory, disk, cores, storage, bridge, templates, not closed)
+
     async def change(tx: Tx) -> None:
-        await nodes.put(tx, Node(name, memory, disk, cores, storage, bridge, templates, not closed))
+        await nodes.put(tx, node)
         await audit.append(tx, who, "host.put", f"host:{name}", detail={"memory_mb": memory, "disk_gb": disk, "open": not closed})
 
     session.write(change)
-    output.text(f"{name} takes {'no new' if closed else 'new'} servers")
+    output.data(asdict(node)) if json else output.text(f"{name} takes {'no new' if closed else 'new'} servers")
+
+
+def ca_init(json: output.Json = False) -> None:
+    """Make the authority in ZLH_AGENT__CA_DIR; keeps one that is there."""
+    from flows.clients.ca import CertificateAuthority
+
+    directory = session.settings().agent.ca_dir
+    CertificateAuthority(directory).ensure()
+    output.data({"ca_dir": str(directory)}) if json else output.text(f"ready: {directory / 'ca.pem'}")

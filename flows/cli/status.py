@@ -12,6 +12,22 @@ from flows.state import brakes, control, outbox, sources, sweeps
 from flows.state import tables as t
 from flows.state.database import Tx
 
+#: Findings on the screen; the rest is counted.
+SHOWN = 12
+#: Why a finding is not being repaired, in words.
+REASONS = {
+    "level_disabled": "not repaired: its level is off",
+    "breaker_open": "not repaired: the breaker is open",
+    "locked": "waits: somebody else holds it",
+    "operation_running": "waits for the operation under way",
+    "unconfirmed": "seen once, confirmed by the next sweep",
+    "correlated": "part of a larger incident",
+    "rate_limited": "waits its turn",
+    "awaiting_review": "waits for an approval",
+    "paused": "not repaired: automation is paused",
+    "no_repair": "needs a person",
+    "repairing": "being repaired",
+}
 SOURCES = ("database", "proxmox", "proxy", "dns", "engine")
 
 
@@ -44,11 +60,21 @@ async def facts(tx: Tx) -> dict[str, Any]:
         await tx.execute(select(func.count(t.backups.c.server_id.distinct())).where(t.backups.c.verified_at > tx.now - 86_400_000))
     ).scalar_one()
     stats = await outbox.stats(tx)
+    paused = await brakes.active(tx)
+    named = {r.id: r.name for r in await tx.execute(select(s.id, s.name).where(s.id.in_([p.target for p in paused])))}
     return {
         "now": tx.now,
         "level": level,
         "paused": [
-            {"scope": p.scope.value, "target": p.target, "reason": p.reason, "until": p.until, "by": p.actor} for p in await brakes.active(tx)
+            {
+                "scope": p.scope.value,
+                "target": p.target,
+                "name": named.get(p.target, p.target),
+                "reason": p.reason,
+                "until": p.until,
+                "by": p.actor,
+            }
+            for p in paused
         ],
         "sweep": None if last is None else {"epoch": last.epoch, "finished_at": last.finished_at, "outcome": last.outcome, **last.summary},
         "sources": {n: None if n not in known else {"known": known[n].misses == 0, "reason": known[n].reason} for n in SOURCES},
@@ -62,10 +88,25 @@ async def facts(tx: Tx) -> dict[str, Any]:
     }
 
 
-def lines(f: dict[str, Any]) -> Iterator[str]:
+def verdict(f: dict[str, Any], patience_ms: int) -> int:
+    """The exit status: 1 with findings; 3 when nobody knows, since no sweep finished lately or a source gave no answer."""
+    if f["findings"]:
+        return 1
+    return 3 if stale(f, patience_ms) or any(v is None or not v["known"] for v in f["sources"].values()) else 0
+
+
+def stale(f: dict[str, Any], patience_ms: int) -> bool:
+    """Whether no sweep finished lately, so that the rest of the screen is old."""
+    return f["sweep"] is None or f["now"] - f["sweep"]["finished_at"] > patience_ms
+
+
+def lines(f: dict[str, Any], *, utc: bool = False, patience_ms: int = 180_000) -> Iterator[str]:
     """The screen."""
     now = f["now"]
-    paused = ", ".join(f"{p['scope']} {p['target']}".strip() + f" ({p['reason']})" for p in f["paused"])
+    paused = ", ".join(
+        f"{p['scope']} {p['name']}".strip() + f" ({p['reason']}{', until ' + output.moment(p['until'], utc) if p['until'] else ''})"
+        for p in f["paused"]
+    )
     sweep = f["sweep"]
     when = (
         f"last sweep {output.duration(now - sweep['finished_at'])} ago in {sweep.get('seconds', 0):.1f} s (epoch {sweep['epoch']})"
@@ -73,6 +114,8 @@ def lines(f: dict[str, Any]) -> Iterator[str]:
         else "no sweep has finished yet"
     )
     yield f"automation {'PAUSED: ' + paused if paused else 'on'} · levels 0–{f['level']} · {when}"
+    if stale(f, patience_ms):
+        yield "           ✗ nothing is watched now: what follows is old → zlh doctor"
     marks = [f"{n} {'?' if v is None else '✓' if v['known'] else '✗ ' + v['reason'][:60]}" for n, v in f["sources"].items()]
     agents = f"agents {f['agents']['reachable']}/{f['agents']['probed']}"
     yield "sources    " + "  ".join([*marks[:2], agents, *marks[2:]])
@@ -80,9 +123,13 @@ def lines(f: dict[str, Any]) -> Iterator[str]:
     busy = [f"{o['name']}: {o['kind']} {o['step'] or 'queued'}, {output.duration(now - o['progress_at'])}" for o in f["operations"][:4]]
     yield f"fleet      {total} servers" + "".join(f" · {n} {k}" for k, n in sorted(f["servers"].items())) + (f" ({'; '.join(busy)})" if busy else "")
     yield f"findings   {len(f['findings'])} open"
-    for e in f["findings"][:12]:
-        since = output.moment(e["opened_at"])
-        yield f"           {e['server'] or e['subject']}  {e['check']} since {since}  {e['reason']}" + (f" → {e['remedy']}" if e["remedy"] else "")
+    for e in f["findings"][:SHOWN]:
+        since = output.moment(e["opened_at"], utc)
+        yield f"           {e['server'] or e['subject']}  {e['check']} since {since}  {REASONS.get(e['reason'], e['reason'])}" + (
+            f" → {e['remedy']}" if e["remedy"] else ""
+        )
+    if len(f["findings"]) > SHOWN:
+        yield f"           and {len(f['findings']) - SHOWN} more → zlh findings"
     yield f"people     {f['reviews']} reviews wait" + (" → zlh reviews" if f["reviews"] else "")
     queues = {q: sum(o["queue"] == q for o in f["operations"]) for q in ("provisioning", "operations", "repairs")}
     box = f["outbox"]
