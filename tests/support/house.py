@@ -232,6 +232,7 @@ async def failed(house: House, operation_id: str) -> None:
         assert operation is not None
         server = await servers.get(tx, operation.server_id)
         assert server is not None
+        await operations.set_step(tx, operation_id, StepName.CREATE_CONTAINER, tx.now + 1000)
         for step, direction in ((StepName.CREATE_CONTAINER, Direction.DO), (StepName.CREATE_CONTAINER, Direction.UNDO)):
             await journal.begin(tx, operation_id, step, direction, operation.attempt, tx.now + 1000)
             await journal.done(tx, operation_id, step, direction)

@@ -88,12 +88,13 @@ async def test_a_start_is_new_when_something_newer_says_that_it_does_not_run(hou
     assert (answer.json()["operation"]["kind"], answer.json()["deduplicated"]) == ("start", False)
 
 
-async def test_old_news_prove_nothing(house: House) -> None:
+@pytest.mark.parametrize(("ended_s", "seen_s"), [(200, 160), (160, 200)], ids=["seen last", "ended last"])
+async def test_old_news_prove_nothing(house: House, ended_s: int, seen_s: int) -> None:
     server_id, creation = await ordered(house.alice)
     await finished(house, creation)
     async with house.database.write() as tx:
-        await tx.execute(t.operations.update().values(finished_at=tx.now - 200_000))
-    await observed(house, server_id, age_s=160)
+        await tx.execute(t.operations.update().values(finished_at=tx.now - ended_s * 1000))
+    await observed(house, server_id, age_s=seen_s)
     answer = await house.alice.post(f"/api/servers/{server_id}/start")
     assert answer.json()["deduplicated"] is False
 

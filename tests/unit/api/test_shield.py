@@ -54,6 +54,18 @@ def test_a_window_admits_its_limit_and_says_when_to_come_back() -> None:
     assert window.retry_after("a") is None
 
 
+def test_the_window_slides_a_burst_at_its_end_still_counts_in_the_next_one() -> None:
+    clock = Clock()
+    clock.now = 60 * 20 - 1.0
+    window = SlidingWindow(100, 60.0, clock)
+    assert [window.retry_after("a") for _ in range(100)] == [None] * 100
+    clock.now += 2.0  # one second into the next fixed minute: 59/60 of the burst still count
+    admitted = sum(window.retry_after("a") is None for _ in range(100))
+    assert admitted in (1, 2)
+    clock.now += 29.0  # half of it
+    assert sum(window.retry_after("a") is None for _ in range(100)) in range(47, 52)
+
+
 @given(st.integers(1, 20), st.lists(st.floats(0, 40), min_size=1, max_size=120))
 def test_no_window_of_a_minute_holds_twice_the_limit_and_waiting_helps(limit: int, gaps: list[float]) -> None:
     clock = Clock()
