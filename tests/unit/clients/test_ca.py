@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import ipaddress
 import multiprocessing
 import ssl
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,20 @@ def _ensure(path: str) -> str:
 def test_many_processes_make_one_authority(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert len(set(pool.map(_ensure, [str(tmp_path / "ca")] * 6))) == 1
+
+
+def test_while_one_makes_it_the_others_wait(tmp_path: Path) -> None:
+    directory = tmp_path / "ca"
+    directory.mkdir()
+    with (directory / ".lock").open("w") as lock, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = pool.submit(CertificateAuthority(directory).ensure)
+        with pytest.raises(TimeoutError):
+            made.result(0.3)
+        assert not (directory / "ca.key").exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        made.result(5)
+    assert (directory / "ca.pem").exists()
 
 
 def test_what_is_missing_or_wrong_names_the_setting(authority: CertificateAuthority, tmp_path: Path) -> None:

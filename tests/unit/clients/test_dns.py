@@ -214,3 +214,25 @@ async def test_a_foreign_text_claims_nothing(client: DnsClient, lab: DnsPart) ->
     await lab.manipulate("add", {"name": "_zlh.beta.play.example", "rtype": "TXT", "value": '"zlh-owner=srv-9 or so"'})
     await lab.manipulate("add", {"name": "_zlh.gamma.play.example", "rtype": "TXT", "value": ['"zlh-owner=srv-1"', '"zlh-owner=srv-2"']})
     assert (await client.zone()).owners == {}
+
+
+async def test_an_unsigned_yes_is_ambiguous() -> None:
+    """Anybody on the way could have said it."""
+
+    async def agree(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        header = bytearray((await reader.readexactly(size))[:12])
+        zone = dns.name.from_text("play.example").to_wire() or b""
+        header[2:12] = bytes([0x80 | (5 << 3), 0, 0, 1, 0, 0, 0, 0, 0, 0])  # an UPDATE's NOERROR, with its zone alone
+        answer = bytes(header) + zone + bytes([0, 6, 0, 1])
+        writer.write(len(answer).to_bytes(2, "big") + answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(agree, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = DnsClient(DnsSettings(server=host, tsig_secret=SecretStr(SECRET), timeout_s=2.0))
+    with pytest.raises(AmbiguousEffect, match=r"requires a TSIG|not signed"):
+        await client.publish(NAME, WANTED, "srv-1", ())
+    server.close()
+    await server.wait_closed()

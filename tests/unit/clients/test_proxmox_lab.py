@@ -248,6 +248,27 @@ async def test_half_an_answer_is_none(lab: Lab) -> None:
         await lab.client.start("pve1", 10_000)
 
 
+async def test_only_clones_by_our_own_token_count(lab: Lab) -> None:
+    async def body(task: object) -> None:
+        pass
+
+    job = lab.part.cluster.tasks.spawn("pve1", "vzclone", str(lab.template), lab_proxmox.PERSON, body).job
+    assert job is not None
+    await job
+    assert await lab.client.clone_tasks("pve1", lab.template, int(time.time()) - 120) == []
+
+
+async def test_a_configuration_that_changes_meanwhile_is_not_overwritten(lab: Lab) -> None:
+    await lab.clone()
+    lab.faults.arm("proxmox", Mode.SLOW, call="PUT */config", seconds=0.4, count=1)
+    setting = asyncio.create_task(lab.client.configure("pve1", 10_000, ContainerSpec(frozenset({"zlh"}), 2, 1024, 4, "vmbr0", "127.20.0.11/16", "")))
+    await asyncio.sleep(0.2)
+    lab.world.containers[10_000].config["description"] = "a person was here"
+    with pytest.raises(Busy, match="modified"):
+        await setting
+    assert (await lab.client.config("pve1", 10_000)).tags != {"zlh"}
+
+
 @pytest.mark.parametrize("clone_s", [2.0])
 async def test_waiting_survives_a_restart_of_the_api(lab: Lab) -> None:
     upid = await lab.client.clone(lab.spec)
