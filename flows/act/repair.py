@@ -18,7 +18,7 @@ from flows.act.repairs.base import RepairContext
 from flows.act.repairs.registry import HANDLERS
 from flows.decide import breakers
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair
+from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair, RepairRow
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
 from flows.errors import AutomationError, Busy, Fenced
@@ -154,21 +154,40 @@ async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome:
                 level=finding.level,
             )
         )
-    failed = outcome in (Outcome.FAILED, Outcome.UNVERIFIED)
-    if failed and await repairs.opens_breaker(
-        tx, repair_id, deps.settings.policy.breaker_attempts, int(deps.settings.policy.breaker_window_s * 1000)
-    ):
-        events.append(
-            Event(
-                EventKind.BREAKER_OPENED,
-                key=f"breaker/{repair_id}",
-                what=f"breaker opened: {finding.summary}",
-                where=finding.subject,
-                done=f"{deps.settings.policy.breaker_attempts} repairs failed within the hour, the last: {detail[:300]}",
-                next="automation leaves it alone until the hour has passed",
-                command=finding.remedy or f"zlh explain {finding.subject}",
-                failed=True,
-            )
-        )
+    if outcome in (Outcome.FAILED, Outcome.UNVERIFIED):
+        events += await _breaker(deps, tx, repair_id, finding.summary, finding.subject, detail, finding.remedy)
     for event in events:
+        await outbox.put(tx, event, deps.route(event, tx.now))
+
+
+async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, subject: str, detail: str, remedy: str) -> list[Event]:
+    """The critical alert, once, with the failure that opens the breaker."""
+    policy = deps.settings.policy
+    if not await repairs.opens_breaker(tx, repair_id, policy.breaker_attempts, int(policy.breaker_window_s * 1000)):
+        return []
+    return [
+        Event(
+            EventKind.BREAKER_OPENED,
+            key=f"breaker/{repair_id}",
+            what=f"breaker opened: {summary}",
+            where=subject,
+            done=f"{policy.breaker_attempts} repairs failed within the hour, the last: {detail[:300]}",
+            next="automation leaves it alone until the hour has passed",
+            command=remedy or f"zlh explain {subject}",
+            failed=True,
+        )
+    ]
+
+
+async def announce_abandoned(deps: Deps, tx: Tx, row: RepairRow) -> None:
+    """A repair whose actor died was closed as unverified by a later sweep: it counts, and may be the one that opens the breaker."""
+    action = Event(
+        EventKind.CONTROLLER_ACTION,
+        key=f"action/{row.id}",
+        what=f"{row.action}: {Outcome.UNVERIFIED}",
+        where=row.subject,
+        done="the controller that began it is gone",
+        level=row.level,
+    )
+    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {row.subject}", row.subject, "its controller died", "")):
         await outbox.put(tx, event, deps.route(event, tx.now))

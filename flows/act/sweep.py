@@ -125,7 +125,8 @@ class _Sweep:
         deps = self.deps
         async with deps.database.write(epoch=self.epoch) as tx:
             await sweeps.start(tx, self.epoch, deps.holder)
-            await repairs.close_abandoned(tx)
+            for row in await repairs.close_abandoned(tx):
+                await repairing.announce_abandoned(deps, tx, row)
             await self._brakes(tx)
         snapshot = await observe(deps, self.epoch)
         plan = deciding.decide(snapshot, policy_of(deps.settings))
@@ -180,7 +181,8 @@ class _Sweep:
 async def observe(deps: Deps, epoch: int = 0) -> Snapshot:
     """One fresh look, for the sweep, for ``zlh explain`` and for a dry run."""
     readers = Readers(deps.database, deps.proxmox, deps.agents, deps.proxy, deps.dns, deps.engine)
-    return await gather(readers, epoch, deps.settings.timing.observe_s)
+    window = max(3_600_000, policy_of(deps.settings).breaker_window_ms)
+    return await gather(readers, epoch, deps.settings.timing.observe_s, repairs_ms=window)
 
 
 async def _finish(deps: Deps, epoch: int, outcome: str, summary: dict[str, object]) -> None:

@@ -27,9 +27,10 @@ class Readers:
     engine: Engine
 
 
-async def gather(readers: Readers, epoch: int, limit_s: float) -> Snapshot:
+async def gather(readers: Readers, epoch: int, limit_s: float, *, repairs_ms: int = 3_600_000) -> Snapshot:
     """One look at everything. The database is read last, in one transaction with its clock, so that no lease looks expired only because
-    the other sources took their time. Raises where the database does not answer: without it there is nothing to sweep."""
+    the other sources took their time; ``repairs_ms`` is how far back
+    repairs count. Raises where the database does not answer: without it there is nothing to sweep."""
     async with readers.database.read() as tx:
         everyone = await servers.list_(tx)
         live = await operations.list_(tx, state=tuple(LIVE_STATES))
@@ -44,7 +45,7 @@ async def gather(readers: Readers, epoch: int, limit_s: float) -> Snapshot:
         agent_source.probe(readers.agents, probed, limit_s),
     )
     async with readers.database.read() as tx:
-        known = await fleet.load(tx)
+        known = await fleet.load(tx, repairs_ms=repairs_ms)
         now = tx.now
     return Snapshot(
         now=now,

@@ -52,7 +52,7 @@ async def unready_registered(stage: Stage, customer: str, name: str) -> Row:
     assert server is not None
     answer = await stage.call(customer, "POST", f"/api/servers/{server.id}/stop")
     row.expect(answer.status_code == 202, f"stop answered {answer.status_code}")
-    operation_id = answer.json()["id"]
+    operation_id = answer.json()["operation"]["id"]
 
     async def stopped() -> bool:
         return (await stage.operation(operation_id)).finished_at is not None
