@@ -48,10 +48,10 @@ def main() -> None:
     raise SystemExit(status)
 
 
-def run() -> int:
-    """The exit status."""
+def run(arguments: list[str] | None = None) -> int:
+    """The exit status; ``arguments`` None: those of the process."""
     try:
-        result = app(standalone_mode=False)
+        result = app(arguments, prog_name="zlh", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except (typer.Abort, KeyboardInterrupt):

@@ -1,0 +1,251 @@
+"""Orders, brakes, people and set-up, against a real database and, for orders, the real front door on a loopback port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from flows.cli import role_page, settings_page
+from flows.domain.lease import LeaseKind
+from flows.state import leases, nodes, operations, servers
+from flows.state import tables as t
+from flows.state.database import Tx
+from tests.unit.state.conftest import Make
+
+from .conftest import Fleet, Said
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def host(write: Callable[..., Any]) -> None:
+    async def put(tx: Tx) -> None:
+        await Make().node(tx)
+        assert await nodes.list_(tx)
+
+    write(put)
+
+
+def test_an_order_goes_through_the_front_door(zlh: Callable[..., Said], api: str, host: None) -> None:
+    zlh("customers", "add", "alice")
+    said = zlh("create", "fern", "--customer", "alice", "--nonce", "n1", "--no-wait", "--json")
+    assert said.status == 0, said.err
+    ordered = json.loads(said.out)
+    assert ordered["server"]["name"] == "fern"
+    again = json.loads(zlh("create", "fern", "--customer", "alice", "--nonce", "n1", "--no-wait", "--json").out)
+    assert (again["operation"]["id"], again["deduplicated"]) == (ordered["operation"]["id"], True)
+    said = zlh("create", "fern", "--customer", "alice", "--no-wait")
+    assert said.status == 1
+    assert said.err.startswith("zlh: POST /api/servers/create · ")
+    said = zlh("restart", "fern", "--no-wait")
+    assert said.status == 1
+    said = zlh("create", "Www!", "--customer", "alice", "--no-wait")
+    assert said.status == 2
+    assert "name" in said.err
+    cancelled = json.loads(zlh("operations", "cancel", ordered["operation"]["id"][-8:], "--no-wait", "--json").out)
+    assert cancelled["operation"]["id"] == ordered["operation"]["id"]
+
+
+def test_no_capacity_is_a_no_and_not_an_outage(zlh: Callable[..., Said], api: str) -> None:
+    zlh("customers", "add", "alice")
+    said = zlh("create", "fern", "--customer", "alice", "--no-wait")
+    assert (said.status, said.out) == (1, "")
+
+
+def test_following_says_how_it_ended(zlh: Callable[..., Said], api: str, write: Callable[..., Any]) -> None:
+    async def over(tx: Tx) -> str:
+        from flows.domain.operation import OperationState
+
+        operation = await Make().operation(tx)
+        await operations.set_state(tx, operation.id, OperationState.FAILED, error={"what": "clone", "why": "no space", "remedy": "add a disk"})
+        return operation.id
+
+    operation_id = write(over)
+    said = zlh("operations", "follow", operation_id)
+    assert said.status == 1
+    assert "provision failed: clone · no space · add a disk" in said.out
+    assert json.loads(zlh("operations", "follow", operation_id, "--json").out)["state"] == "failed"
+
+
+def test_an_api_that_does_not_answer_could_not_be_looked_at(zlh: Callable[..., Said], fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert zlh("stop", "fern").status == 2  # no token
+    monkeypatch.setenv("ZLH_API__ADMIN_TOKEN", "zlh_x")
+    monkeypatch.setenv("ZLH_API__PUBLIC_BIND", "127.0.0.1:1")
+    said = zlh("stop", "fern")
+    assert said.status == 3
+    assert said.err.startswith("zlh: API at 127.0.0.1:1 · ")
+    assert "zlh_x" not in said.err
+
+
+def test_a_refused_token_says_how_to_get_one(zlh: Callable[..., Said], api: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLH_API__ADMIN_TOKEN", "zlh_wrong")
+    said = zlh("stop", "fern")
+    assert said.status == 1
+    assert "zlh token create --admin" in said.err
+
+
+def test_without_a_terminal_a_question_needs_yes(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    for arguments in (
+        ("delete", "fern"),
+        ("pause", "--all"),
+        ("resume", "--all"),
+        ("customers", "suspend", "customer-1"),
+        ("repair-level", "set", "0"),
+    ):
+        said = zlh(*arguments)
+        assert said.status == 2, arguments
+        assert "add --yes" in said.err
+
+
+def test_a_pause_is_shown_and_lifted(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    row = json.loads(zlh("pause", "--server", "fern", "--until", "30m", "--reason", "moving", "--yes", "--json").out)
+    assert (row["scope"], row["target"], row["reason"]) == ("server", fleet.ids["fern"], "moving")
+    assert row["until"].endswith("Z")
+    assert "PAUSED: server fern (moving, until " in zlh("status").out
+    assert zlh("resume", "--server", "fern", "--yes").out == "resumed fern\n"
+    said = zlh("resume", "--server", "fern", "--yes")
+    assert said.status == 1
+    assert "is not paused" in said.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "--host", "pve1"), ("--until", "x", "--all")])
+def test_a_pause_needs_exactly_one_target(zlh: Callable[..., Said], fleet: Fleet, arguments: tuple[str, ...]) -> None:
+    assert zlh("pause", "--yes", *arguments).status == 2
+
+
+def test_a_pause_of_what_does_not_exist_is_refused(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    assert zlh("pause", "--host", "nix", "--yes").status == 1
+    assert zlh("pause", "--server", "nix", "--yes").status == 1
+
+
+def test_pauses_are_announced(zlh: Callable[..., Said], home: Path, write: Callable[..., Any]) -> None:
+    zlh("pause", "--all", "--yes")
+    zlh("resume", "--all", "--yes")
+
+    async def look(tx: Tx) -> list[str]:
+        return [row.kind for row in await tx.execute(select(t.outbox.c.kind).order_by(t.outbox.c.id))]
+
+    assert write(look) == ["automation_paused", "automation_resumed"]
+
+
+def test_maintenance_takes_extends_and_gives_back(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    first = json.loads(zlh("maintenance", "on", "moss", "--for", "1h", "--json").out)
+    second = json.loads(zlh("maintenance", "on", "moss", "--for", "2h", "--json").out)
+    assert first["token"] == second["token"]
+    assert first["expires_at"] < second["expires_at"]
+    assert zlh("maintenance", "off", "moss").status == 0
+    assert zlh("maintenance", "off", "moss").status == 1
+
+
+def test_maintenance_names_the_operation_in_its_way(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    said = zlh("maintenance", "on", "fern")
+    assert said.status == 1
+    assert "operation" in said.err
+
+
+def test_maintenance_waits_on_request(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    import threading
+
+    async def release(tx: Tx) -> None:
+        lease = await leases.get(tx, fleet.ids["fern"])
+        assert lease is not None
+        await leases.release(tx, lease.subject, lease.token)
+
+    threading.Timer(0.3, lambda: write(release)).start()
+    said = zlh("maintenance", "on", "fern", "--wait", "--json")
+    assert json.loads(said.out)["kind"] == LeaseKind.MAINTENANCE
+    assert "waiting" in said.err
+
+
+def test_the_repair_level_is_set_and_audited(zlh: Callable[..., Said], home: Path) -> None:
+    assert json.loads(zlh("repair-level", "--json").out) == {"level": 1}
+    assert zlh("repair-level", "set", "2", "--yes").out == "levels 0–2\n"
+    assert json.loads(zlh("audit", "--json", "--limit", "1").out)["detail"] == {"to": 2}
+
+
+def test_suspending_closes_the_customers_servers_to_players(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    assert zlh("customers", "suspend", "customer-1", "--yes").out == "customer-1 is suspended\n"
+
+    async def look(tx: Tx) -> tuple[str, str]:
+        server = await servers.get(tx, fleet.ids["fern"])
+        assert server is not None
+        return server.state.value, server.edge.value
+
+    assert write(look) == ("suspended", "withdrawn")
+    assert json.loads(zlh("customers", "resume", "customer-1", "--json").out)["changed"] is True
+    assert write(look) == ("active", "open")
+
+
+def test_a_token_is_shown_once_and_revoked(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    made = json.loads(zlh("token", "create", "--customer", "customer-1", "--expires", "2h", "--json").out)
+    assert made["token"].startswith("zlh_")
+    assert made["token"] not in zlh("tokens", "--all", "--json").out
+    assert zlh("token", "revoke", made["id"]).status == 0
+    assert zlh("token", "revoke", made["id"]).status == 1
+    assert zlh("token", "create").status == 2
+
+
+def test_hosts_are_added_with_their_templates(zlh: Callable[..., Said], home: Path) -> None:
+    common = ("hosts", "add", "pve9", "--memory", "1000", "--disk", "10", "--cores", "2", "--storage", "nvme")
+    assert zlh(*common, "--template", "fabric").status == 2
+    assert zlh(*common, "--template", "fabric=9000", "--closed").out == "pve9 takes no new servers\n"
+    assert json.loads(zlh("hosts", "--json").out)["templates"] == {"fabric": 9000}
+
+
+def test_status_does_not_call_old_news_fine(zlh: Callable[..., Said], home: Path, fleet: Fleet) -> None:
+    said = zlh("status", "--json")
+    assert said.status == 1  # an open finding
+    facts = json.loads(said.out)
+    assert facts["findings"][0]["opened_at"].endswith("Z")
+    assert set(facts) == {"now", "level", "paused", "sweep", "sources", "agents", "servers", "operations", "findings", "reviews", "backups", "outbox"}
+    assert "nothing is watched now" in zlh("status").out
+
+
+def test_status_of_an_empty_house_is_unknown(zlh: Callable[..., Said], home: Path) -> None:
+    assert zlh("status").status == 3
+
+
+def test_migrating_twice_says_so(zlh: Callable[..., Said], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLH_DATABASE__URL", f"sqlite+aiosqlite:///{home}/new/zlh.db")
+    first = json.loads(zlh("migrate", "--json").out)
+    assert first["from"] is None
+    assert json.loads(zlh("migrate", "--json").out) == {"from": first["to"], "to": first["to"]}
+
+
+def test_settings_show_no_secret_and_where_they_come_from(zlh: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLH_PROXMOX__TOKEN", "hush")
+    said = zlh("config", "show", "--sources", "--json")
+    rows = {row["setting"]: row for row in map(json.loads, said.out.splitlines())}
+    assert "hush" not in said.out
+    assert rows["ZLH_PROXMOX__TOKEN"] == {"setting": "ZLH_PROXMOX__TOKEN", "value": "••••", "from": "environment"}
+    assert rows["ZLH_DATABASE__URL"]["from"] == "env file"
+    assert rows["ZLH_PROXMOX__USER"]["from"] == "default"
+
+
+def test_what_this_version_cannot_do_says_how_by_hand(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    for command, word in (("restart-agent", "systemctl restart zlh-agent"), ("backup", "vzdump"), ("restore", "pct restore")):
+        said = zlh(command, "moss")
+        assert said.status == 1
+        assert f"on pve2: {'pct exec' if word.startswith('systemctl') else word}" in said.err
+        assert word in said.err
+
+
+def test_the_authority_is_made_once(zlh: Callable[..., Said], home: Path) -> None:
+    zlh("ca", "init")
+    first = (home / "ca" / "ca.pem").read_bytes()
+    assert zlh("ca", "init").status == 0
+    assert (home / "ca" / "ca.pem").read_bytes() == first
+
+
+def test_the_settings_page_is_true() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page.page(), "run: zlh config docs > docs/settings.md"
+
+
+@pytest.mark.parametrize("role", sorted(p.parent.parent for p in (ROOT / "roles").glob("*/meta/argument_specs.yml")), ids=lambda p: p.name)
+def test_a_roles_page_is_true(role: Path) -> None:
+    assert (role / "README.md").read_text() == role_page.page(role), "run: python -m flows.cli.role_page roles/*"
