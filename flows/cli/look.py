@@ -55,7 +55,7 @@ def status(
             output.lines([output.program(facts)]) if watch else output.data(output.program(facts))
         else:
             if watch and sys.stdout.isatty():
-                sys.stdout.write("\x1b[2J\x1b[H")
+                output.write("\x1b[2J\x1b[H")
             for line in screen.lines(facts, utc=utc, patience_ms=patience_ms):
                 output.text(line)
         if not watch:
@@ -189,7 +189,7 @@ def config_docs() -> None:
     """Every setting with its default and unit, as the page docs/settings.md."""
     from flows.cli.settings_page import page
 
-    sys.stdout.write(page())
+    output.write(page())
 
 
 def migrate(json: output.Json = False) -> None:

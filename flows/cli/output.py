@@ -6,6 +6,7 @@ Plain text without colours, so that ``NO_COLOR`` and pipes need no care. Only on
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -85,19 +86,28 @@ def plain(value: object) -> str:
     return ",".join(str(item) for item in value) if isinstance(value, tuple | list) else "" if value is None else str(value)
 
 
+def write(words: str) -> None:
+    """To stdout. A reader that has enough, as ``head`` does, ends the command without a complaint."""
+    try:
+        sys.stdout.write(words)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
 def data(value: object) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
+    write(json.dumps(value, indent=1, default=str, ensure_ascii=False) + "\n")
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> None:
     """JSON lines on stdout."""
     for row in rows:
-        sys.stdout.write(json.dumps(dict(row), default=str, ensure_ascii=False) + "\n")
+        write(json.dumps(dict(row), default=str, ensure_ascii=False) + "\n")
 
 
 def text(line: str = "") -> None:
-    sys.stdout.write(line + "\n")
+    write(line + "\n")
 
 
 def remark(line: str) -> None:
