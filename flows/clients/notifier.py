@@ -72,11 +72,11 @@ class Webhook(NotifyDiscord):  # type: ignore[no-untyped-call] # Apprise is type
         try:
             request = httpx.Request("POST", f"{self.base_url}/{self.webhook_id}/{self.webhook_token}", json=payload, extensions=timeout)
             # The transport itself: a client would log the URL at INFO, follow the environment's proxies and keep cookies.
-            response = self.http.handle_request(request)
+            answer = self.http.handle_request(request)
             try:
-                response = httpx.Response(response.status_code, headers=response.headers, content=_read(response))
+                response = httpx.Response(answer.status_code, headers=answer.headers, content=_read(answer))
             finally:
-                response.close()
+                answer.close()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Delivery(delivered=False, reason=f"no connection to Discord ({type(error).__name__})")
         except httpx.TransportError as error:

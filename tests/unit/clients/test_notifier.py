@@ -242,3 +242,28 @@ async def test_mail_carries_subject_text_and_key(receiver: Receiver, monkeypatch
     assert delivery == Delivery(delivered=True)
     assert "host down" in sent[0]
     await notifier.close()
+
+
+async def test_every_answer_is_closed() -> None:
+    """An answer that stays open keeps its connection: after ten messages nothing would be delivered any more."""
+    open_streams: set[int] = set()
+
+    class Stream(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"{}"
+
+        def close(self) -> None:
+            open_streams.discard(id(self))
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            stream = Stream()
+            open_streams.add(id(stream))
+            kept.append(stream)
+            return httpx.Response(200, stream=stream)
+
+    kept: list[Stream] = []
+    notifier = DiscordNotifier(NotifySettings(critical=SecretStr("1400000000000000001/abcdefghijklmnopqrstuvwxyz")), transport=Transport())
+    assert (await notifier.send("alerts-critical", "text", ping=False, key="k")).delivered
+    assert kept
+    assert not open_streams
