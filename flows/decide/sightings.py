@@ -16,6 +16,8 @@ from flows.domain.snapshot import Snapshot, SourceFact
 
 #: Reason of an observation whose agent answered and cannot be believed begins with this.
 DISTRUSTED = "distrusted:"
+#: Reason of an agent that was not asked for want of time begins with this: no answer was missed.
+NOT_ASKED = "not asked"
 _REASON_LENGTH = 255
 
 
@@ -79,7 +81,7 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
             last_crash=before.last_crash if before else None,
             reason="its container is stopped",
         )
-    if answer is None:
+    if answer is None or answer.reason.startswith(NOT_ASKED):
         return before
     return Observation(
         server_id=server_id,
