@@ -68,6 +68,7 @@ async def cleanup_required(ctx: Context, error: AutomationError) -> str:
     async with ctx.deps.database.write() as tx:
         await ctx.check(tx)
         await operations.set_state(tx, ctx.operation.id, OperationState.CLEANUP_REQUIRED, error=as_json(error))
+        await operations.undo_failed(tx, ctx.operation.id)
         await _end(ctx, tx, OperationState.CLEANUP_REQUIRED.value)
     return OperationState.CLEANUP_REQUIRED.value
 

@@ -60,6 +60,7 @@ async def _give_up(tx: Tx, operation: Operation) -> None:
         await operations.set_state(tx, operation.id, OperationState.FAILED, error=reason)
     elif operation.kind is OperationKind.DELETE or operation.state in (OperationState.COMPENSATING, OperationState.CANCELLING):
         await operations.set_state(tx, operation.id, OperationState.CLEANUP_REQUIRED, error=reason)
+        await operations.undo_failed(tx, operation.id)
     else:
         await operations.set_state(tx, operation.id, OperationState.COMPENSATING, error=reason)
         await attempts.next_attempt(tx, operation.id)
