@@ -20,6 +20,8 @@ from flows.errors import AutomationError
 def run(directory: Path, json_file: Path | None) -> int:
     """0 only if every expectation held."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     began = time.monotonic()
     Stack.discard(directory)
     with View(console) as view:
