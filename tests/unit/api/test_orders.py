@@ -304,6 +304,16 @@ async def test_only_the_newest_operation_is_tried_again(house: House) -> None:
     assert (answer.status_code, answer.json()["operation_id"]) == (409, restart)
 
 
+async def test_an_older_failure_is_not_tried_again_even_if_the_newer_one_failed_too(house: House) -> None:
+    server_id = await active(house, house.alice)
+    ids = []
+    for verb in ("stop", "restart"):
+        ids.append((await house.alice.post(f"/api/servers/{server_id}/{verb}")).json()["operation"]["id"])
+        await failed(house, ids[-1])
+    answer = await house.alice.post(f"/api/operations/{ids[0]}/retry")
+    assert (answer.status_code, answer.json()["operation_id"]) == (409, ids[1])
+
+
 @pytest.mark.parametrize("state", ["queued", "cleanup_required", "succeeded"])
 async def test_what_has_not_failed_cleanly_is_not_tried_again(house: House, state: str) -> None:
     _, creation = await ordered(house.alice)
