@@ -58,7 +58,7 @@ def run(sizes: tuple[int, ...] = (100, 1_000, 10_000), rounds: int = 7) -> dict[
     result: dict[str, Any] = {"target_ms": TARGET_MS, "drift": 0.05, "sizes": {}}
     for size in sizes:
         result["sizes"][str(size)] = _measure(fleet(size), size, rounds)
-    result["ok"] = result["sizes"][str(sizes[-1])]["cpu_ms"] < TARGET_MS
+    result["ok"] = result["sizes"][str(sizes[-1])]["wall_ms"] < TARGET_MS
     return result
 
 

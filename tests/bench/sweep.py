@@ -83,6 +83,7 @@ def run(sizes: tuple[int, ...] = SIZES, rounds: int = 3) -> dict[str, Any]:
 def _listener() -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")  # every loopback address, and nothing else
     listener.bind(("0.0.0.0", 0))
     listener.listen(4096)
     return listener
