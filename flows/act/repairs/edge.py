@@ -118,7 +118,6 @@ class RehydrateProxy(RepairHandler):
 
     action = Action.REHYDRATE_PROXY
     effect = Effect.CONVERGENT
-    limit_s = 15.0
 
     async def drifted(self, ctx: RepairContext) -> bool:
         registered = (await ctx.deps.proxy.view()).registrations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.act import ownership
 from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
-from flows.domain.operation import StepName
+from flows.domain.operation import OperationKind, StepName
 from flows.domain.server import Server
 from flows.errors import AmbiguousEffect, Conflict, DeadlineExceeded, NotFound, TaskFailed, Unproven
 
@@ -21,7 +21,8 @@ async def destroy(ctx: Context, server: Server) -> None:
             config = await proxmox.config(server.node, server.vmid)
         except NotFound:
             break
-        if not (ownership.made_by(config, ctx.operation.id) or ownership.belongs_to(config, server) or config.lock == "create"):
+        half = config.lock == "create" and ctx.operation.kind is OperationKind.PROVISION  # found to be our own dead clone
+        if not (ownership.made_by(config, ctx.operation.id) or ownership.belongs_to(config, server) or half):
             raise Conflict(
                 f"container {server.vmid}",
                 why="it carries none of our marks: it is not destroyed",

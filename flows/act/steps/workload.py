@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
 from flows.domain.agent import WorkloadState
 from flows.domain.operation import OperationKind, StepName
 from flows.domain.server import ContainerType
-from flows.errors import AmbiguousEffect, NotFound, TaskFailed, Unreachable
+from flows.errors import AmbiguousEffect, AutomationError, Busy, NotFound, TaskFailed, Unreachable
 
 #: States in which a stopped game has nothing left to lose.
 AT_REST = frozenset({WorkloadState.STOPPED, WorkloadState.CRASHED, WorkloadState.ERROR})
+#: How long an agent may take to stop a game whose container ends next, seconds.
+GRACE_S = 120.0
 
 
 async def wait_ready(ctx: Context) -> None:
@@ -52,8 +56,8 @@ class StartWorkload(Step):
 
 
 async def stop_gracefully(ctx: Context) -> None:
-    """Asks the agent and waits for its word. A container that is gone or down has nothing running; silence of an agent in a running
-    container is no answer, but whoever calls this ends the container next, so it is said and passed over."""
+    """Asks the agent and waits for its word, but not for ever: whoever calls this ends the container next, and what an agent answers or
+    leaves unanswered is its customer's doing. A container that is gone or down has nothing running. Raises Fenced when the lease is lost."""
     server = ctx.server
     try:
         if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
@@ -61,11 +65,25 @@ async def stop_gracefully(ctx: Context) -> None:
     except NotFound:
         return
     try:
-        await ctx.deps.agents.stop(server, ctx.token)
-        while (await ctx.deps.agents.status(server)).state not in AT_REST:
+        async with asyncio.timeout(GRACE_S * ctx.deps.settings.timing.step_factor):
+            await _stopped_by_agent(ctx)
+    except TimeoutError:
+        ctx.say(f"the agent of {server.name} does not come to an end; its container is stopped")
+    except AutomationError as error:
+        await ctx.refresh()  # a refused token: ours, or the agent's lie?
+        ctx.say(f"the agent of {server.name} does not stop gracefully: {error}")
+
+
+async def _stopped_by_agent(ctx: Context) -> None:
+    while True:
+        try:
+            await ctx.deps.agents.stop(ctx.server, ctx.token)
+            while (await ctx.deps.agents.status(ctx.server)).state not in AT_REST:
+                await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
+            return
+        except Busy as error:
+            ctx.say(f"waiting for the agent of {ctx.server.name}: {error.why}")
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
-    except (Unreachable, AmbiguousEffect) as error:
-        ctx.say(f"the agent of {server.name} gives no answer to a graceful stop: {error.why}")
 
 
 class StopWorkload(Step):
@@ -94,32 +112,36 @@ class StopWorkload(Step):
 
 
 class RestartWorkload(Step):
-    """The journal's ``runs`` says whether an interrupted run may have restarted it already: then readiness alone is asked for."""
+    """A restart does not converge: where it may have been tried before, the world is asked first, and readiness alone is waited for."""
 
     name = StepName.RESTART_WORKLOAD
     deadline_s = 600.0
     effect = Effect.FENCED
+    skipped_when_suspended = True
 
     async def do(self, ctx: Context) -> None:
         server = ctx.server
         if server.ctype is ContainerType.DEV:
-            await ctx.settle()
-            if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
-                await ctx.task(await ctx.proxmox.shutdown(server.node, server.vmid, 60))
-            await ctx.task(await ctx.proxmox.start(server.node, server.vmid))
-        elif not await self._restarted_since(ctx):
-            try:
-                await ctx.deps.agents.restart(server, ctx.token)
-            except AmbiguousEffect:
-                ctx.say("the answer to the restart was lost; looking at the uptime")
+            await self._container(ctx)
+        elif not (ctx.again and await self._restarted(ctx)):
+            await ctx.deps.agents.restart(server, ctx.token)
         await wait_ready(ctx)
 
-    async def _restarted_since(self, ctx: Context) -> bool:
-        """Whether the workload is younger than this step: a restart is not idempotent, so the world is asked first."""
-        assert ctx.row is not None
-        if ctx.row.runs <= 1:
-            return False
+    async def _container(self, ctx: Context) -> None:
+        """Where the journal's task, shutdown or start, went well and the container runs, it has been started again already."""
+        server = ctx.server
+        await ctx.settle()
+        running = await ctx.deps.proxmox.status(server.node, server.vmid) == "running"
+        upid = ctx.row.upid if ctx.again and ctx.row is not None else None
+        if running and upid is not None and (await ctx.deps.proxmox.task(upid)).ok:
+            return
+        if running:
+            await ctx.task(await ctx.proxmox.shutdown(server.node, server.vmid, 60))
+        await ctx.task(await ctx.proxmox.start(server.node, server.vmid))
+
+    async def _restarted(self, ctx: Context) -> bool:
+        """Whether the workload is younger than the order's first run: the journal's own time is that of the present attempt."""
         status = await ctx.deps.agents.status(ctx.server)
         async with ctx.deps.database.read() as tx:
-            age_s = (tx.now - ctx.row.started_at) / 1000
+            age_s = (tx.now - (ctx.operation.started_at or ctx.operation.created_at)) / 1000
         return status.state in (WorkloadState.STARTING, WorkloadState.STOPPING) or (status.state is WorkloadState.RUNNING and status.uptime_s < age_s)
