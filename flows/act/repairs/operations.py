@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flows.act.deps import Deps
 from flows.act.policy import policy_of
 from flows.decide.orders import exhausted
+from flows.domain.event import Event, EventKind
 from flows.domain.finding import Action, Finding
 from flows.domain.operation import LIVE_STATES, NO_UNDO, AttemptState, Operation, OperationKind, OperationState
 from flows.errors import Fenced
-from flows.state import attempts, leases, operations
+from flows.state import attempts, leases, operations, outbox, servers
 from flows.state.database import Tx
 
 
@@ -23,7 +26,7 @@ async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
     if action is Action.REVOKE_AND_RESUBMIT:
         return await _orphaned(deps, tx, finding, operation)
     if action is Action.FAIL_STUCK:
-        return await _stuck(tx, operation)
+        return await _stuck(deps, tx, finding, operation)
     if action is Action.UNDO_AGAIN:
         return await _undo_again(tx, operation)
     return await _unsubmitted(tx, operation, again=action is Action.SUBMIT_ATTEMPT)
@@ -47,17 +50,24 @@ async def _orphaned(deps: Deps, tx: Tx, finding: Finding, operation: Operation) 
     await leases.revoke(tx, operation.server_id)
     await attempts.end(tx, operation.id, operation.attempt, "orphaned")
     if exhausted(operation, policy_of(deps.settings), tx.now) or finding.evidence.get("then") == "compensate":
-        await _give_up(tx, operation)
+        await _give_up(deps, tx, operation)
     else:
         await attempts.next_attempt(tx, operation.id)
     return True
 
 
-async def _give_up(tx: Tx, operation: Operation) -> None:
-    """No more tries forward. Compensation that itself used up its tries becomes ``cleanup_required``; so does a deletion."""
-    reason = {"type": "Exhausted", "what": f"{operation.kind} was interrupted too often", "why": f"{operation.claimed} attempts", "remedy": ""}
+async def _give_up(deps: Deps, tx: Tx, operation: Operation) -> None:
+    """No more tries forward. Compensation that itself used up its tries becomes ``cleanup_required``; so does a deletion. What has no undo
+    has failed here and now, and is told as its own run would have told it."""
+    reason = {
+        "type": "Exhausted",
+        "what": f"{operation.kind} was interrupted too often or stood still",
+        "why": f"attempts: {operation.claimed}",
+        "remedy": "",
+    }
     if operation.kind in NO_UNDO:
         await operations.set_state(tx, operation.id, OperationState.FAILED, error=reason)
+        await _tell(deps, tx, operation, reason)
     elif operation.kind is OperationKind.DELETE or operation.state in (OperationState.COMPENSATING, OperationState.CANCELLING):
         await operations.set_state(tx, operation.id, OperationState.CLEANUP_REQUIRED, error=reason)
         await operations.undo_failed(tx, operation.id)
@@ -66,13 +76,32 @@ async def _give_up(tx: Tx, operation: Operation) -> None:
         await attempts.next_attempt(tx, operation.id)
 
 
-async def _stuck(tx: Tx, operation: Operation) -> bool:
-    """Whoever still runs it is fenced by the raised token and ends, its playbook with it."""
+async def _tell(deps: Deps, tx: Tx, operation: Operation, reason: Mapping[str, str]) -> None:
+    server = await servers.get(tx, operation.server_id)
+    event = Event(
+        EventKind.OPERATION_FAILED,
+        key=f"{EventKind.OPERATION_FAILED.value}/{operation.id}/{operation.attempt}",
+        what=f"{operation.kind} of {server.name if server else operation.server_id} failed",
+        where=f"ct {server.vmid} on {server.node}" if server else "",
+        done=f"{reason['what']}: {reason['why']}",
+        next="the server keeps its state",
+        command=f"zlh operations show {operation.id}",
+        failed=True,
+    )
+    await outbox.put(tx, event, deps.route(event, tx.now))
+
+
+async def _stuck(deps: Deps, tx: Tx, finding: Finding, operation: Operation) -> bool:
+    """Whoever still runs it is fenced by the raised token and ends, its playbook with it. One that has moved on to another step since it
+    was looked at is not stuck."""
+    step = operation.step.value if operation.step else None
+    if finding.evidence.get("step", step) != step:
+        return False
     lease = await leases.get(tx, operation.server_id)
     if lease is not None and lease.operation_id == operation.id:
         await leases.revoke(tx, operation.server_id)
     await attempts.end(tx, operation.id, operation.attempt, "stuck")
-    await _give_up(tx, operation)
+    await _give_up(deps, tx, operation)
     return True
 
 
