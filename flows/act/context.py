@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from flows.act.deps import Deps
 from flows.act.guarded import GuardedProxmox
@@ -13,14 +14,17 @@ from flows.domain.operation import Direction, Operation, OperationState, StepNam
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
 from flows.domain.sources import TaskStatus
-from flows.errors import Fenced, NotFound, TaskFailed, Unproven, Unreachable
+from flows.errors import Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
 from flows.state import journal, leases, operations, servers
 from flows.state.database import Tx
+
+T = TypeVar("T")
 
 
 @dataclass
 class Context:
-    """Of one run of one operation. ``server`` is read again where a step changes it. ``row`` is the journal's line of the present step."""
+    """Of one run of one operation. ``server`` is read again where a step changes it. ``row`` is the journal's line of the present step,
+    ``again`` whether its effect may have been tried before."""
 
     deps: Deps
     operation: Operation
@@ -30,6 +34,7 @@ class Context:
     say: Callable[[str], None]
     row: StepRow | None = None
     suspended: bool = False
+    again: bool = False
 
     @property
     def proxmox(self) -> GuardedProxmox:
@@ -39,11 +44,26 @@ class Context:
         """Refuses (Fenced) when this run no longer holds the server."""
         await leases.check(tx, self.server.id, self.token)
 
+    async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """One transaction under the lease, tried until it is through: a database that is gone for a moment is no failure of a step. How
+        long that may last is the heartbeat's to judge, which ends the whole run. The answer to a commit may be lost, so ``work`` must bear
+        being carried out twice. Raises Fenced."""
+        while True:
+            try:
+                async with self.deps.database.write() as tx:
+                    await self.check(tx)
+                    return await work(tx)
+            except Temporary as error:
+                self.say(f"not written: {error}; trying again")
+                await self.pause(min(1.0, self.deps.settings.timing.heartbeat_s / 4))
+
     async def refresh(self) -> None:
         """Reads operation and server again; Fenced if either is another's now."""
-        async with self.deps.database.read() as tx:
-            await self.check(tx)
-            operation, server = await operations.get(tx, self.operation.id), await servers.get(tx, self.server.id)
+
+        async def read(tx: Tx) -> tuple[Operation | None, Server | None]:
+            return await operations.get(tx, self.operation.id), await servers.get(tx, self.server.id)
+
+        operation, server = await self.write(read)
         if operation is None or server is None or operation.attempt != self.operation.attempt:
             raise Fenced("operation", why="a newer attempt exists")
         self.operation, self.server = operation, server
@@ -52,11 +72,10 @@ class Context:
         """Stores the task's id before waiting for it. Raises TaskFailed, DeadlineExceeded, Unproven."""
         if upid is None:
             return None
-        assert self.row is not None
-        async with self.deps.database.write() as tx:
-            await self.check(tx)
-            await journal.set_upid(tx, self.operation.id, self.row.step, self.row.direction, upid)
-        self.row = replace(self.row, upid=upid)
+        row = self.row
+        assert row is not None
+        await self.write(lambda tx: journal.set_upid(tx, self.operation.id, row.step, row.direction, upid))
+        self.row = replace(row, upid=upid)
         await self.deps.boundary(f"{self.row.step}:{self.row.direction}:task")
         return await self.deps.proxmox.wait(upid, self.deps.settings.timing.operation_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.act.context import Context
+from flows.act.steps.destroy import PROOFS
 from flows.act.steps.final import release
 from flows.domain.event import Event, EventKind
 from flows.domain.operation import OperationKind, OperationState
@@ -18,11 +19,16 @@ def as_json(error: AutomationError) -> dict[str, str]:
 
 async def begin_compensation(ctx: Context, error: AutomationError | None, *, cancelled: bool) -> None:
     """From here on every attempt undoes."""
-    async with ctx.deps.database.write() as tx:
-        await ctx.check(tx)
+
+    async def begin(tx: Tx) -> None:
+        operation = await operations.get(tx, ctx.operation.id)
+        if operation is not None and operation.state is OperationState.COMPENSATING:
+            return  # by a commit whose answer was lost
         if cancelled:
             await operations.set_state(tx, ctx.operation.id, OperationState.CANCELLING)
         await operations.set_state(tx, ctx.operation.id, OperationState.COMPENSATING, error=as_json(error) if error else None)
+
+    await ctx.write(begin)
     await ctx.deps.boundary("compensating")
     await ctx.refresh()
 
@@ -32,8 +38,8 @@ async def compensated(ctx: Context) -> str:
     proven absent; one that exists and is not ours is burnt."""
     server = ctx.server
     absent = await _absent(ctx)
-    async with ctx.deps.database.write() as tx:
-        await ctx.check(tx)
+
+    async def end(tx: Tx) -> str:
         await release(ctx, tx)
         if not absent:
             await vmids.burn(tx, server.vmid, f"a container that is not ours, seen by operation {ctx.operation.id}")
@@ -48,12 +54,15 @@ async def compensated(ctx: Context) -> str:
         await _end(ctx, tx, state.value)
         if not cancelled:
             await _alert(ctx, tx, EventKind.PROVISIONING_FAILED, f"provisioning of {server.name} failed", "everything is released")
-    return state.value
+        return state.value
+
+    return await ctx.write(end)
 
 
 async def _absent(ctx: Context) -> bool:
+    """A clone of the same template for somebody else leaves it open for as long as it runs."""
     last: Unproven | None = None
-    for _ in range(10):
+    for _ in range(PROOFS):
         try:
             return await ctx.deps.proxmox.proven_absent(ctx.server.vmid, template_vmid=ctx.server.template_vmid)
         except Unproven as error:
@@ -65,27 +74,29 @@ async def _absent(ctx: Context) -> bool:
 
 async def cleanup_required(ctx: Context, error: AutomationError) -> str:
     """An undo (or a deletion) failed: the sweep tries again with back-off, and after three times a person is called."""
-    async with ctx.deps.database.write() as tx:
-        await ctx.check(tx)
+
+    async def end(tx: Tx) -> str:
         await operations.set_state(tx, ctx.operation.id, OperationState.CLEANUP_REQUIRED, error=as_json(error))
         await operations.undo_failed(tx, ctx.operation.id)
         await _end(ctx, tx, OperationState.CLEANUP_REQUIRED.value)
-    return OperationState.CLEANUP_REQUIRED.value
+        return OperationState.CLEANUP_REQUIRED.value
+
+    return await ctx.write(end)
 
 
 async def try_again_or_fail(ctx: Context, error: AutomationError) -> str:
     """Start, stop and restart have no undo: another attempt, after the last one ``failed`` with the lease released."""
-    async with ctx.deps.database.write() as tx:
-        await ctx.check(tx)
-        await attempts.end(tx, ctx.operation.id, ctx.operation.attempt, "failed")
+
+    async def end(tx: Tx) -> str:
+        await _end(ctx, tx, OperationState.FAILED.value)
         if ctx.operation.claimed < ctx.deps.settings.policy.max_attempts and tx.now < ctx.operation.deadline_at:
             await attempts.next_attempt(tx, ctx.operation.id)
-            await leases.release(tx, ctx.server.id, ctx.token)
             return "retrying"
         await operations.set_state(tx, ctx.operation.id, OperationState.FAILED, error=as_json(error))
-        await leases.release(tx, ctx.server.id, ctx.token)
         await _alert(ctx, tx, EventKind.OPERATION_FAILED, f"{ctx.operation.kind} of {ctx.server.name} failed", str(error))
-    return OperationState.FAILED.value
+        return OperationState.FAILED.value
+
+    return await ctx.write(end)
 
 
 async def fail_without_undo(ctx: Context) -> str:
@@ -93,12 +104,14 @@ async def fail_without_undo(ctx: Context) -> str:
     reason = AutomationError(f"{ctx.operation.kind} of {ctx.server.name}", why="ended by the controller", remedy="zlh explain " + ctx.server.name)
     if ctx.operation.kind is OperationKind.DELETE:
         return await cleanup_required(ctx, reason)
-    async with ctx.deps.database.write() as tx:
-        await ctx.check(tx)
+
+    async def end(tx: Tx) -> str:
         await operations.set_state(tx, ctx.operation.id, OperationState.FAILED, error=dict(ctx.operation.error or as_json(reason)))
         await _end(ctx, tx, OperationState.FAILED.value)
         await _alert(ctx, tx, EventKind.OPERATION_FAILED, f"{ctx.operation.kind} of {ctx.server.name} failed", "its lease is released")
-    return OperationState.FAILED.value
+        return OperationState.FAILED.value
+
+    return await ctx.write(end)
 
 
 async def _end(ctx: Context, tx: Tx, outcome: str) -> None:

@@ -26,7 +26,7 @@ from flows.act.context import Context, boundary_name
 from flows.act.deps import Deps
 from flows.act.heartbeat import Heartbeat
 from flows.act.stepping import Stepper, StopRequested
-from flows.act.steps.base import FinalStep
+from flows.act.steps.base import FinalStep, Step
 from flows.act.steps.registry import STEPS
 from flows.domain.lease import Lease
 from flows.domain.operation import (
@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 #: Outcome of a run that found its attempt, lease or generation taken by somebody newer.
 SUPERSEDED = "superseded"
+#: Outcomes of attempts that came to their own end.
+_ENDS = frozenset(s.value for s in (OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED, OperationState.CLEANUP_REQUIRED))
 _UNDOING = frozenset({OperationState.CANCELLING, OperationState.COMPENSATING})
 
 
@@ -64,9 +66,20 @@ async def run(deps: Deps, operation_id: str, attempt: int, generation: int, say:
             return await _Run(await _context(deps, operation, lease, beat, say)).carry()
     except Fenced as error:
         say(f"fenced: {error}")
-        async with deps.database.write() as tx:
-            await attempts.end(tx, operation_id, attempt, "fenced")
-        return SUPERSEDED
+        return await _fenced(deps, operation_id, attempt)
+
+
+async def _fenced(deps: Deps, operation_id: str, attempt: int) -> str:
+    """What became of an attempt that holds its lease no longer: usually somebody newer took it; but where the answer to its last commit
+    was lost, the attempt itself gave the lease back, and that commit says how it ended."""
+    async with deps.database.write() as tx:
+        if await attempts.end(tx, operation_id, attempt, "fenced"):
+            return SUPERSEDED
+        rows = await attempts.list_(tx, operation_id)
+    outcome = next((row.outcome for row in rows if row.attempt == attempt), None)
+    if outcome == OperationState.FAILED.value and rows[-1].attempt > attempt:
+        return "retrying"
+    return outcome if outcome in _ENDS else SUPERSEDED
 
 
 async def _claim(deps: Deps, operation_id: str, attempt: int, generation: int) -> tuple[Operation, Lease]:
@@ -116,14 +129,17 @@ class _Run:
     async def _forward(self) -> str:
         ctx = self.ctx
         names = steps_of(ctx.operation.kind, ctx.server.ctype)
+        left_out: list[Step] = []
         for index, name in enumerate(names):
             step = STEPS[name]
             ctx.say(f"step {index + 1}/{len(names)} {name}")
             if isinstance(step, FinalStep):
-                await self.stepper.finish(step)
+                while not await self.stepper.finish(step):
+                    left_out = [late for late in left_out if not await self.stepper.do(late)]
                 await ctx.deps.boundary(boundary_name(name, Direction.DO, "done"))
                 return OperationState.SUCCEEDED.value
-            await self.stepper.do(step)
+            if not await self.stepper.do(step):
+                left_out.append(step)
         raise AssertionError(f"{self.ctx.operation.kind} has no final step")
 
     async def _failed(self, error: AutomationError) -> str:
@@ -142,8 +158,7 @@ class _Run:
         try:
             if ctx.operation.kind in NO_UNDO or ctx.operation.kind in FORWARD_ONLY:
                 return await endings.fail_without_undo(ctx)
-            async with ctx.deps.database.read() as tx:
-                rows = await journal.rows(tx, ctx.operation.id)
+            rows = await ctx.write(lambda tx: journal.rows(tx, ctx.operation.id))
             begun = {row.step for row in rows if row.direction is Direction.DO}
             undone = {row.step for row in rows if row.direction is Direction.UNDO and row.state is StepState.DONE}
             for name in reversed(steps_of(ctx.operation.kind, ctx.server.ctype)):

@@ -7,13 +7,13 @@ its lease expires, so that whoever takes over never meets it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 import structlog
 
+from flows.act.tasks import ended
 from flows.errors import DeadlineExceeded, Fenced, Temporary
 from flows.settings import TimingSettings
 from flows.state import leases
@@ -46,31 +46,51 @@ class Heartbeat:
         self._expires = sent + self._timing.lease_s
 
     async def room_for(self, seconds: float) -> None:
-        """Makes sure that a call of this length plus the margin ends under the lease. Raises Fenced, or DeadlineExceeded."""
-        if self.left_s < seconds + self._timing.margin_s:
-            await self.renew()
+        """Makes sure that a call of this length plus the margin ends under the lease, as the database sees it now: one that was revoked
+        since the last heartbeat gives no room. Raises Fenced, DeadlineExceeded, or what the database raises."""
+        await self.renew()
         if self.left_s < seconds + self._timing.margin_s:
             raise DeadlineExceeded("lease", why=f"{self.left_s:.0f} s left are too few for a call of {seconds:.0f} s")
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._timing.heartbeat_s)
-            while True:
-                try:
-                    await asyncio.wait_for(self.renew(), max(0.1, self.left_s - self._timing.margin_s))
-                    break
-                except Fenced as error:
-                    self.lost = error
-                    log.warning("lease lost", subject=self._subject, token=self.token)
-                    if self._body is not None:
-                        self._body.cancel()
+            while (error := await self._attempt()) is not None:
+                if isinstance(error, Fenced):
+                    if not await self._given_back():
+                        self.lost = error
+                        log.warning("lease lost", subject=self._subject, token=self.token)
+                        if self._body is not None:
+                            self._body.cancel()
                     return
-                except (Temporary, TimeoutError) as error:
-                    if self.left_s <= self._timing.margin_s:
-                        log.error("lease cannot be renewed, ending", subject=self._subject, error=str(error))
-                        self._abandon()
-                        return
-                    await asyncio.sleep(min(1.0, self._timing.heartbeat_s / 4))
+                if self.left_s <= self._timing.margin_s:
+                    log.error("lease cannot be renewed, ending", subject=self._subject, error=str(error))
+                    self._abandon()
+                    return
+                await asyncio.sleep(min(1.0, self._timing.heartbeat_s / 4))
+
+    async def _attempt(self) -> BaseException | None:
+        """One renewal and why it failed, whatever the reason: a heartbeat that stops by surprise would leave its work running. Not waited
+        for beyond the margin: one that hangs, and even one that cannot be cancelled, must not keep the holder from ending in time."""
+        renewal = asyncio.create_task(self.renew(), name=f"renewal {self._subject}")
+        try:
+            await asyncio.wait({renewal}, timeout=max(0.0, self.left_s - self._timing.margin_s))
+        finally:
+            if not renewal.done():
+                renewal.cancel()
+                await asyncio.wait({renewal}, timeout=min(0.1, self._timing.margin_s / 2))
+        if not renewal.done() or renewal.cancelled():
+            return TimeoutError("the database does not answer")
+        return renewal.exception()
+
+    async def _given_back(self) -> bool:
+        """Whether the body itself released the lease a moment ago: then it is at its end, and nothing was lost."""
+        try:
+            async with self._database.read() as tx:
+                lease = await leases.get(tx, self._subject)
+        except Temporary:
+            return False
+        return lease is not None and lease.token == self.token and lease.holder is None
 
     async def __aenter__(self) -> Heartbeat:
         self._body = asyncio.current_task()
@@ -78,11 +98,15 @@ class Heartbeat:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        assert self._task is not None and self._body is not None
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        try:
+            await ended(self._task)
+        except asyncio.CancelledError:
+            if self.lost is None:
+                raise
+            cancelled = True
         if self.lost is not None:
-            if kind is not None and issubclass(kind, asyncio.CancelledError) and self._body is not None:
+            if cancelled:
                 self._body.uncancel()
             raise self.lost

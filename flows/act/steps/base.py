@@ -27,8 +27,11 @@ class Step:
     name: ClassVar[StepName]
     deadline_s: ClassVar[float]
     effect: ClassVar[Effect]
-    #: Skipped while the customer is suspended: the server is finished without starting.
+    #: Left out while the customer is suspended: the server is finished without starting.
     skipped_when_suspended: ClassVar[bool] = False
+
+    def left_out(self, ctx: Context) -> bool:
+        return self.skipped_when_suspended and ctx.suspended
 
     async def already_done(self, ctx: Context) -> bool:
         """Asked of the world, not of memory. Raises Temporary while the world gives no clear answer."""

@@ -10,7 +10,7 @@ from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
 from flows.domain.operation import OperationKind, StepName
 from flows.domain.ports import ContainerSpec
-from flows.errors import AmbiguousEffect
+from flows.errors import AmbiguousEffect, NotFound
 
 
 class Configure(Step):
@@ -47,6 +47,10 @@ class StartContainer(Step):
     deadline_s = 180.0
     effect = Effect.LEASED
 
+    def left_out(self, ctx: Context) -> bool:
+        """A container in the making must run to be made; one that exists is not started for a suspended customer."""
+        return ctx.suspended and ctx.operation.kind is not OperationKind.PROVISION
+
     async def already_done(self, ctx: Context) -> bool:
         await ctx.settle()
         return await ctx.deps.proxmox.status(ctx.server.node, ctx.server.vmid) == "running" and await _answers(ctx.server.address)
@@ -66,8 +70,11 @@ class StartContainer(Step):
             return
         await ctx.settle()
         server = ctx.server
-        if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
-            await ctx.task(await ctx.proxmox.stop(server.node, server.vmid))
+        try:
+            if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
+                await ctx.task(await ctx.proxmox.stop(server.node, server.vmid))
+        except NotFound as error:  # a person may have removed it; whether it is gone is proven where its VMID is released
+            ctx.say(f"nothing to stop: {error}")
 
 
 async def _answers(address: str, port: int = 22, timeout_s: float = 3.0) -> bool:

@@ -54,8 +54,8 @@ class Finish(FinalStep):
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
             if server.ctype is ContainerType.GAME:
                 await observations.upsert(tx, [_stopped(server.id, tx.now)])
-        else:
-            if server.desired is Desired.RUNNING and not ctx.suspended:
+        elif not ctx.suspended:
+            if server.desired is Desired.RUNNING:
                 await servers.set_edge(tx, server.id, Edge.OPEN)
             await observations.upsert(tx, [_ready(server.id, tx.now)])
         await operations.set_state(tx, ctx.operation.id, OperationState.SUCCEEDED)

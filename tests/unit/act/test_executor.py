@@ -1,0 +1,195 @@
+"""How attempts end: undone in reverse, waiting for a clean-up, failed with the lease released, cancelled; each told once."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, update
+
+from flows.domain.operation import Direction, OperationKind, OperationState
+from flows.domain.server import ServerState
+from flows.errors import Busy, TaskFailed, Unreachable
+from flows.state import operations
+from flows.state import tables as t
+from tests.unit.act.conftest import House
+
+
+async def _lease_is_free(house: House, subject: str) -> bool:
+    rows = await house.rows(select(t.leases.c.holder).where(t.leases.c.subject == subject))
+    return all(r.holder is None for r in rows)
+
+
+async def _told(house: House, kind: str) -> int:
+    return len(await house.rows(select(t.outbox.c.id).where(t.outbox.c.kind == kind)))
+
+
+async def test_a_creation_succeeds_and_is_told_once(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    assert await house.run(operation) == "succeeded"
+    assert await house.state(operation) is OperationState.SUCCEEDED
+    assert (await house.present(operation.server_id)).state is ServerState.ACTIVE
+    assert await _lease_is_free(house, operation.server_id)
+    assert await _told(house, "provisioning_succeeded") == 1
+    assert await house.run(operation, attempt=1) == "superseded"
+
+
+async def test_a_failed_creation_is_undone_in_reverse_and_told_once(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    house.world.before["preseed_fabric.yml"] = [TaskFailed("play", why="no")]
+    assert await house.run(operation) == "failed"
+    undone = [
+        r.step for r in await house.rows(select(t.journal).where(t.journal.c.direction == Direction.UNDO.value).order_by(t.journal.c.finished_at))
+    ]
+    assert undone == ["prepare_workload", "deploy_agent", "trust", "start_container", "configure", "create_container"]
+    server = await house.present(operation.server_id)
+    assert server.state is ServerState.FAILED and not house.world.containers
+    assert (await house.rows(select(t.vmids.c.state).where(t.vmids.c.vmid == server.vmid)))[0].state == "quarantined"
+    assert await _lease_is_free(house, server.id)
+    assert await _told(house, "provisioning_failed") == 1
+
+
+async def test_every_failed_undo_is_counted(house: House) -> None:
+    """Without the count the back-off never grows, and nobody is ever called."""
+    operation = await house.order(OperationKind.PROVISION)
+    house.world.before["preseed_fabric.yml"] = [TaskFailed("play", why="no")]
+    house.world.before["destroy"] = [TaskFailed("destroy", why="no")] * 2
+    assert await house.run(operation) == "cleanup_required"
+    assert (await house.operation(operation.id)).undo_failures == 1
+    assert await _lease_is_free(house, operation.server_id)
+
+
+async def test_every_failed_deletion_is_counted(house: House) -> None:
+    operation = await house.order(OperationKind.DELETE)
+    house.world.before["destroy"] = [TaskFailed("destroy", why="protected")]
+    assert await house.run(operation) == "cleanup_required"
+    found = await house.operation(operation.id)
+    assert (found.state, found.undo_failures) == (OperationState.CLEANUP_REQUIRED, 1)
+    assert (await house.present(operation.server_id)).state is ServerState.DELETING
+
+
+@pytest.mark.parametrize("kind", [OperationKind.START, OperationKind.STOP, OperationKind.RESTART])
+async def test_what_has_no_undo_fails_after_three_attempts_and_gives_the_server_back(house: House, kind: OperationKind) -> None:
+    operation = await house.order(kind)
+    trouble = {"start": "agent.start", "stop": "agent.stop", "restart": "agent.restart"}[kind]
+    house.world.before[trouble] = [TaskFailed("agent", why="no")] * 3
+    assert [await house.run(operation) for _ in range(3)] == ["retrying", "retrying", "failed"]
+    assert await house.state(operation) is OperationState.FAILED
+    assert await _lease_is_free(house, operation.server_id)
+    assert await _told(house, "operation_failed") == 1
+
+
+async def test_cancelled_before_its_first_step(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    async with house.db.write() as tx:
+        await operations.request_cancel(tx, operation.id, "test")
+    assert await house.run(operation) == "cancelled"
+    assert house.world.times("clone") == 0
+    assert (await house.present(operation.server_id)).state is ServerState.DELETED
+
+
+async def test_cancelled_between_the_last_proof_and_the_activation(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    proofs = 0
+
+    async def ask() -> None:
+        nonlocal proofs
+        proofs += 1
+        if (await house.operation(operation.id)).step == "activate":
+            async with house.db.write() as tx:
+                await operations.request_cancel(tx, operation.id, "test")
+
+    house.world.after["agent.ready"] = [ask] * 20
+    assert await house.run(operation) == "cancelled"
+    assert not house.world.containers and not house.world.registrations and not house.world.owners
+    assert await _told(house, "provisioning_succeeded") == 0
+
+
+class Blinking:
+    """A database whose next ``missing`` writing transactions do not come about."""
+
+    def __init__(self, house: House) -> None:
+        self._db, self.missing = house.db, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def write(self, *, epoch: int | None = None) -> object:
+        if self.missing > 0:
+            self.missing -= 1
+            raise Unreachable("database", why="gone for a moment") if self.missing % 2 else Busy("database", why="deadlock")
+        return self._db.write(epoch=epoch)
+
+
+@pytest.mark.parametrize("point", ["claimed", "clone", "trust:do:begun", "configure:do:effect", "register_proxy:do:done"])
+async def test_a_database_that_is_gone_for_a_moment_undoes_nothing(house: House, point: str) -> None:
+    database = Blinking(house)
+
+    async def boundary(name: str) -> None:
+        if name == point:
+            database.missing = 3
+
+    async def blink() -> None:
+        database.missing = 3
+
+    house.world.after[point] = [blink]
+    operation = await house.order(OperationKind.PROVISION)
+    assert await house.run(operation, house.deps(database=database, boundary=boundary)) == "succeeded"
+    assert house.world.times("destroy") == 0 and house.world.times("clone") == 1
+
+
+async def test_a_commit_whose_answer_was_lost_is_not_taken_for_a_failure(house: House) -> None:
+    """The activation arrived; the run that cannot know it must neither undo nor activate again."""
+    operation = await house.order(OperationKind.PROVISION)
+
+    class Forgetful(Blinking):
+        def write(self, *, epoch: int | None = None) -> object:
+            return _lost(house, self._db.write(epoch=epoch), operation.id)
+
+    assert await house.run(operation, house.deps(database=Forgetful(house))) == "succeeded"
+    assert house.world.times("destroy") == 0
+    assert await house.state(operation) is OperationState.SUCCEEDED
+    assert await _told(house, "provisioning_succeeded") == 1
+
+
+class _lost:  # noqa: N801 - a context manager
+    """Commits, and then says that it did not, once the operation has succeeded."""
+
+    def __init__(self, house: House, inner: object, operation_id: str) -> None:
+        self.house, self.inner, self.id = house, inner, operation_id
+
+    async def __aenter__(self) -> object:
+        self.tx = await self.inner.__aenter__()  # type: ignore[attr-defined]
+        before = await operations.get(self.tx, self.id)
+        self.live = before is not None and before.finished_at is None
+        return self.tx
+
+    async def __aexit__(self, *error: object) -> object:
+        after = await operations.get(self.tx, self.id) if error[0] is None else None
+        result = await self.inner.__aexit__(*error)  # type: ignore[attr-defined]
+        if self.live and after is not None and after.finished_at is not None:
+            raise Unreachable("database", why="the connection broke at the commit")
+        return result
+
+
+async def test_a_person_who_removed_the_container_does_not_block_the_undo(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+
+    async def remove() -> None:
+        house.world.containers.clear()
+
+    house.world.after["trust:do:begun"] = []
+    house.world.before["bootstrap.yml"] = [remove]
+    house.world.after["bootstrap.yml"] = [TaskFailed("play", why="gone")]
+    assert await house.run(operation) == "failed"
+
+
+async def test_an_operation_without_undo_that_the_controller_ended_is_told(house: House) -> None:
+    from flows.act.repairs import operations as operation_repairs
+    from flows.domain.finding import Action, Check, Finding
+
+    operation = await house.order(OperationKind.START)
+    finding = Finding(Check.STUCK_PROVISIONING, f"operation:{operation.id}", "stuck", 1, Action.FAIL_STUCK, operation.server_id, operation.id)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=0))
+        assert await operation_repairs.order(house.deps(), tx, finding, Action.FAIL_STUCK)
+    assert await house.state(operation) is OperationState.FAILED
+    assert await _told(house, "operation_failed") == 1

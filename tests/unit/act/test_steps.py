@@ -1,0 +1,177 @@
+"""Steps whose repeat, refusal or omission matters: restarts, agents that do not cooperate, suspended customers; and the registries."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from flows.act.repairs.registry import HANDLERS
+from flows.act.steps.base import Effect, FinalStep, Step
+from flows.act.steps.registry import STEPS
+from flows.domain.agent import WorkloadState
+from flows.domain.finding import OPERATION_ACTIONS, Action
+from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
+from flows.domain.server import BillingState, ContainerType, Edge, ServerState
+from flows.errors import AmbiguousEffect, BadAnswer, Busy, Unauthorized
+from flows.state import accounts, attempts, customers, leases
+from flows.state import tables as t
+from tests.unit.act.conftest import House
+
+
+@pytest.mark.parametrize("action", Action)
+def test_every_action_has_a_handler_that_names_the_kind_of_its_effect(action: Action) -> None:
+    if action in OPERATION_ACTIONS:
+        assert action not in HANDLERS
+        return
+    handler = HANDLERS[action]
+    assert isinstance(handler.effect, Effect) and handler.effect is not Effect.NONE
+    assert 0 < handler.limit_s <= 10, "what needs longer is an operation"
+
+
+@pytest.mark.parametrize("name", StepName)
+def test_every_step_is_carried_names_the_kind_of_its_effect_and_ends(name: StepName) -> None:
+    step = STEPS[name]
+    assert isinstance(step, Step) and step.name is name
+    assert isinstance(step.effect, Effect) and step.deadline_s > 0
+    assert isinstance(step, FinalStep) == (step.effect is Effect.NONE)
+
+
+@pytest.mark.parametrize("ctype", ContainerType)
+@pytest.mark.parametrize("kind", OperationKind)
+def test_every_operation_ends_by_exactly_one_final_step(kind: OperationKind, ctype: ContainerType) -> None:
+    finals = [isinstance(STEPS[name], FinalStep) for name in steps_of(kind, ctype)]
+    assert finals == [False] * (len(finals) - 1) + [True]
+
+
+async def test_a_restart_is_not_repeated_where_its_second_look_failed(house: House) -> None:
+    house.world.before["agent.status"] = [Busy("agent", why="overloaded")]
+    house.world.before["agent.ready"] = [Busy("agent", why="overloaded")]
+    operation = await house.order(OperationKind.RESTART)
+    assert await house.run(operation) == "succeeded"
+    assert house.world.times("agent.restart") == 1
+
+
+async def test_a_restart_is_not_repeated_by_the_next_attempt(house: House) -> None:
+    """The run dies after the restart; minutes later the next one finds a workload younger than the order."""
+    operation = await house.order(OperationKind.RESTART)
+
+    class Killed(BaseException):
+        pass
+
+    async def die(name: str) -> None:
+        if name == "restart_workload:do:effect":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await house.run(operation, house.deps(boundary=die))
+    house.world.uptime_s = 0.05
+    await asyncio.sleep(0.1)
+    async with house.db.write() as tx:
+        await leases.revoke(tx, operation.server_id)
+        await attempts.next_attempt(tx, operation.id)
+    assert await house.run(operation) == "succeeded"
+    assert house.world.times("agent.restart") == 1
+
+
+async def test_a_restart_whose_answer_was_lost_is_looked_for(house: House) -> None:
+    """Before the effect: it is made. After it: not again. A workload that is still ready says nothing."""
+    for armed, expected in ((house.world.after, 1), (house.world.before, 2)):
+        house.world.calls.clear()
+        house.world.workload, house.world.uptime_s = WorkloadState.RUNNING, 5000.0
+        armed["agent.restart"] = [AmbiguousEffect("agent", why="lost")]
+        operation = await house.order(OperationKind.RESTART)
+        assert await house.run(operation) == "succeeded"
+        assert (house.world.times("agent.restart"), house.world.uptime_s) == (expected, 0.0)
+
+
+async def test_a_developer_container_whose_start_was_not_answered_is_not_ended_again(house: House) -> None:
+    house.world.workload = WorkloadState.RUNNING
+    house.world.after["proxmox.start"] = [AmbiguousEffect("start", why="lost")]
+    operation = await house.order(OperationKind.RESTART, await house.server(ctype=ContainerType.DEV))
+    assert await house.run(operation) == "succeeded"
+    assert (house.world.times("proxmox.shutdown"), house.world.times("proxmox.start")) == (1, 1)
+
+
+@pytest.mark.parametrize("trouble", [Unauthorized("agent", why="401"), BadAnswer("agent", why="another identity"), Busy("agent", why="409")])
+async def test_an_agent_that_refuses_to_stop_does_not_keep_its_server_from_being_deleted(house: House, trouble: Exception) -> None:
+    """Its container ends next; what an agent answers is a customer's word."""
+    house.world.workload = WorkloadState.RUNNING
+    house.world.before["agent.stop"] = [trouble] * 1000
+    operation = await house.order(OperationKind.DELETE)
+    assert await house.run(operation) == "succeeded"
+
+
+async def test_an_agent_that_never_stops_does_not_either(house: House) -> None:
+    operation = await house.order(OperationKind.DELETE)
+
+    async def go_on() -> None:
+        house.world.workload = WorkloadState.RUNNING
+
+    house.world.after["agent.stop"] = [go_on] * 1000
+    assert await house.run(operation) == "succeeded"
+
+
+async def _suspend(house: House, server_id: str, to: BillingState = BillingState.SUSPENDED) -> None:
+    server = await house.present(server_id)
+    async with house.db.write() as tx:
+        if to is BillingState.ACTIVE:
+            await accounts.resume(tx, server.customer_id, "test")
+        else:
+            await customers.set_billing(tx, server.customer_id, to, "test")
+
+
+async def test_suspended_during_creation_it_is_finished_without_starting(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    await _suspend(house, operation.server_id)
+    assert await house.run(operation) == "succeeded"
+    assert (await house.present(operation.server_id)).state is ServerState.SUSPENDED
+    assert not house.world.times("agent.start") and not house.world.registrations and not house.world.owners
+
+
+@pytest.mark.parametrize("moment", ["publish_dns", "activate:do:begun", "last"])
+async def test_resumed_before_the_end_it_is_started_after_all(house: House, moment: str) -> None:
+    """Not undone for want of readiness, nor left behind as suspended by an account that is in good standing."""
+    operation = await house.order(OperationKind.PROVISION)
+    await _suspend(house, operation.server_id)
+
+    async def boundary(name: str) -> None:
+        if name == moment or (moment == "publish_dns" and name == "prepare_workload:do:done"):
+            await _suspend(house, operation.server_id, BillingState.ACTIVE)
+
+    deps = house.deps(boundary=boundary)
+    if moment == "last":
+        from flows.act.steps import final
+
+        async def late() -> None:
+            await _suspend(house, operation.server_id, BillingState.ACTIVE)
+
+        class Late(final.Activate):
+            async def prepare(self, ctx: object) -> None:
+                await super().prepare(ctx)  # type: ignore[arg-type]
+                await late()
+
+        STEPS[StepName.ACTIVATE], kept = Late(), STEPS[StepName.ACTIVATE]  # type: ignore[index]
+        try:
+            assert await house.run(operation, deps) == "succeeded"
+        finally:
+            STEPS[StepName.ACTIVATE] = kept  # type: ignore[index]
+    else:
+        assert await house.run(operation, deps) == "succeeded"
+    server = await house.present(operation.server_id)
+    assert (server.state, server.edge) == (ServerState.ACTIVE, Edge.OPEN)
+    assert house.world.times("agent.start") == 1 and server.name in house.world.registrations
+
+
+@pytest.mark.parametrize("kind", [OperationKind.START, OperationKind.RESTART])
+async def test_nothing_is_started_for_a_suspended_customer(house: House, kind: OperationKind) -> None:
+    server = await house.server()
+    house.world.containers[server.vmid].status = "stopped"
+    operation = await house.order(kind, server)
+    await _suspend(house, server.id)
+    assert await house.run(operation) == "succeeded"
+    assert house.world.containers[server.vmid].status == "stopped"
+    assert not house.world.times("agent.start") + house.world.times("agent.restart")
+    assert not await house.rows(select(t.observations).where(t.observations.c.ready.is_(True)))
+    assert await house.state(operation) is OperationState.SUCCEEDED
