@@ -6,7 +6,6 @@ Queries are plain SQL that all three databases understand; names that are keywor
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,6 +34,8 @@ def read(url: str, make: Callable[[int], Query], *, busy_timeout_s: float = 5.0)
     """The rows, and the database's time (ms), which the query is made with. Raises Unreachable or Busy."""
     if url.startswith("sqlite"):
         return _sqlite(url, make, busy_timeout_s)
+    import asyncio
+
     return asyncio.run(_server(url, make, busy_timeout_s))
 
 

@@ -1,0 +1,82 @@
+"""The pages tell the truth: every command exists with its options, every check has its runbook, every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import commands
+from flows.clients.proxmox.rights import LEAST_RIGHTS
+from flows.decide.checks.registry import CHECKS
+from flows.domain.finding import Check
+from flows.settings import fields
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+COMMAND = re.compile(r"^(?:    |ExecStart=/usr/local/bin/|    \.venv/bin/)(zlh .*)$|`(zlh [a-z][^`]*)`", re.MULTILINE)
+
+
+def mentioned() -> list[tuple[str, str]]:
+    return [(page.relative_to(ROOT).as_posix(), next(filter(None, found))) for page in PAGES for found in COMMAND.findall(page.read_text())]
+
+
+def problem_with(line: str) -> str:
+    """Why ``zlh`` would refuse the words and options of a line; empty if it would not."""
+    words = shlex.split(line, comments=True)[1:]
+    known = {"--help", "-h", "--install-completion", "--show-completion"}
+    if words[0] in known:
+        return ""
+    if words[0] not in commands.COMMANDS:
+        return f"no command {words[0]}"
+    command: Any = commands.load(words.pop(0))
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    options = known | {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in options]
+    if unknown:
+        return f"no option {unknown[0]}"
+    if words and hasattr(command, "commands") and not words[0].startswith("-"):
+        return f"no command {words[0]}"
+    return ""
+
+
+def test_there_are_commands_to_judge() -> None:
+    assert len(mentioned()) > 100
+    assert problem_with("zlh servers --nonsense") == "no option --nonsense"
+    assert problem_with("zlh customers forget alice") == "no command forget"
+
+
+@pytest.mark.parametrize(("page", "line"), mentioned(), ids=lambda value: value[:60])
+def test_a_documented_command_exists(page: str, line: str) -> None:
+    assert problem_with(line) == "", page
+
+
+@pytest.mark.parametrize("check", sorted(Check))
+def test_every_check_has_a_runbook(check: Check) -> None:
+    text = (ROOT / "docs" / "runbooks" / f"{check.value}.md").read_text()
+    assert text.startswith(f"# {check.value}: ")
+    assert f"({check.value}.md)" in (ROOT / "docs" / "runbooks" / "README.md").read_text()
+    assert set(CHECKS) <= set(Check)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_documented_settings_exist() -> None:
+    known = {variable for variable, _, _ in fields()} | {"ZLH_ENV_FILE"}
+    for page in PAGES:
+        for variable in re.findall(r"ZLH_[A-Z_]+[A-Z]", page.read_text().replace("ZLH_*", "")):
+            assert variable in known or variable.removesuffix("_FILE") in known, f"{page.name}: {variable}"
+
+
+def test_the_documented_rights_are_the_least_ones() -> None:
+    granted = dict(re.findall(r'pveum role add (\w+) -privs "([^"]+)"', (ROOT / "docs" / "install.md").read_text()))
+    roles = dict(re.findall(r"acl modify (\S+)\s+\$who --roles (\w+)", (ROOT / "docs" / "install.md").read_text()))
+    assert {path: frozenset(granted[role].split(",")) for path, role in roles.items()} == dict(LEAST_RIGHTS)
