@@ -9,8 +9,9 @@ What an order is refused for is a :class:`~flows.errors.Conflict` with a kind: `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, bindparam, func, select, update
 
 from flows.domain.intake import Accepted, Creation, Ranges
 from flows.domain.node import NodeUsage
@@ -28,12 +29,37 @@ from flows.state.operations import Nonce
 Place = Callable[[PlacementRequest, Sequence[NodeUsage]], Placement]
 
 
+def _used(what: ColumnElement[Any]) -> Any:
+    """Over the customer's counted servers: everything but deleted and cleanly failed ones."""
+    s = t.servers.c
+    return select(func.coalesce(what, 0)).where(s.customer_id == bindparam("customer"), s.state.in_(servers.COUNTED)).scalar_subquery()
+
+
+_O = t.operations.c
+_ASKED = (_O.customer_id == bindparam("customer"), _O.ctype == bindparam("ctype"), _O.nonce == bindparam("nonce"))
+#: Everything that the rules ask of the database, in one statement that is built once: the plan's limits, what is used of them, whether
+#: intake is closed, and whether the order is a repeat. Asked under the customer's lock.
+_FACTS = select(
+    t.plan_limits.c.servers,
+    t.plan_limits.c.memory_mb,
+    t.plan_limits.c.disk_gb,
+    _used(func.count()).label("used_servers"),
+    _used(func.sum(t.servers.c.memory_mb)).label("used_memory_mb"),
+    _used(func.sum(t.servers.c.disk_gb)).label("used_disk_gb"),
+    select(t.control.c.value).where(t.control.c.name == control.INTAKE_CLOSED).scalar_subquery().label("closed"),
+    select(_O.id).where(*_ASKED).scalar_subquery().label("repeats"),
+).where(t.plan_limits.c.plan == bindparam("plan"))
+
+
 async def create(tx: Tx, order: Creation, *, place: Place, ranges: Ranges) -> Accepted:
     """Records the order, or finds it recorded already. Nothing is written when it raises."""
     customer = await locked_customer(tx, order.customer_id)
-    if repeated := await repeat_of(tx, order):
+    facts = await _facts(tx, customer, order.ctype.value, order.nonce)
+    if facts.repeats is not None:
+        repeated = await repeat_of(tx, order)
+        assert repeated is not None  # just seen, in this very transaction
         return repeated
-    await _check_rules(tx, customer, order.memory_mb, order.disk_gb)
+    _check_rules(customer, facts, order.memory_mb, order.disk_gb)
     where = place(PlacementRequest(order.flavor, order.memory_mb, order.disk_gb, order.cores), await nodes.usage(tx, lock=True))
     return await _record(tx, order, where, ranges)
 
@@ -61,7 +87,7 @@ async def reserve_again(tx: Tx, server: Server, *, place: Place, ranges: Ranges)
     """Gives a cleanly failed server a place, a new VMID and a new address, under the rules of :func:`create`, and raises what it raises.
     The caller holds the customer's row (:func:`locked_customer`) and moves the server to ``creating``, which takes its name again."""
     customer = await locked_customer(tx, server.customer_id)
-    await _check_rules(tx, customer, server.memory_mb, server.disk_gb)
+    _check_rules(customer, await _facts(tx, customer, "", ""), server.memory_mb, server.disk_gb)
     where = place(PlacementRequest(server.flavor, server.memory_mb, server.disk_gb, server.cores), await nodes.usage(tx, lock=True))
     vmid, address = await _identity(tx, server.id, ranges)
     place_of = {"node": where.node, "storage": where.storage, "bridge": where.bridge, "template_vmid": where.template_vmid}
@@ -76,27 +102,30 @@ async def locked_customer(tx: Tx, customer_id: str) -> Customer:
     return customer
 
 
-async def _check_rules(tx: Tx, customer: Customer, memory_mb: int, disk_gb: int) -> None:
+async def _facts(tx: Tx, customer: Customer, ctype: str, nonce: str) -> Any:
+    values = {"plan": customer.plan, "customer": customer.id, "ctype": ctype, "nonce": nonce}
+    return (await tx.execute(_FACTS, values)).one()
+
+
+def _check_rules(customer: Customer, facts: Any, memory_mb: int, disk_gb: int) -> None:
     """Intake open, account in order, plan not exhausted."""
-    if await control.intake_closed(tx):
+    if facts.closed:
         raise Conflict("intake", why="no orders are taken at the moment", remedy="try again later", kind="intake_closed")
     if customer.billing not in MAY_RUN:
         why = f"the account is {customer.billing}"
         raise Conflict("billing", why=why, remedy="settle the account", kind="billing", facts={"billing": customer.billing.value})
-    plan, used = await customers.get_plan(tx, customer.plan), await servers.usage(tx, customer.id)
-    assert plan is not None  # a foreign key
     for resource, taken, wanted, limit in (
-        ("servers", used.servers, 1, plan.servers),
-        ("memory_mb", used.memory_mb, memory_mb, plan.memory_mb),
-        ("disk_gb", used.disk_gb, disk_gb, plan.disk_gb),
+        ("servers", facts.used_servers, 1, facts.servers),
+        ("memory_mb", int(facts.used_memory_mb), memory_mb, facts.memory_mb),
+        ("disk_gb", int(facts.used_disk_gb), disk_gb, facts.disk_gb),
     ):
         if taken + wanted > limit:
             raise Conflict(
                 "quota",
-                why=f"plan {plan.plan} allows {limit} {resource}; {taken} in use, {wanted} more asked for",
+                why=f"plan {customer.plan} allows {limit} {resource}; {taken} in use, {wanted} more asked for",
                 remedy="delete a server or change the plan",
                 kind="quota",
-                facts={"plan": plan.plan, "resource": resource, "used": taken, "limit": limit, "requested": wanted},
+                facts={"plan": customer.plan, "resource": resource, "used": taken, "limit": limit, "requested": wanted},
             )
 
 

@@ -13,6 +13,20 @@ from flows.state.upsert import upsert
 _COLUMNS = ("memory_mb", "disk_gb", "cores", "storage", "bridge", "templates", "open")
 
 
+_S = t.servers.c
+_SUMS = (
+    select(
+        _S.node,
+        func.sum(_S.memory_mb).label("memory"),
+        func.sum(_S.disk_gb).label("disk"),
+        func.sum(_S.cores).label("cores"),
+        func.count().label("servers"),
+    )
+    .where(_S.state.in_(COUNTED))
+    .group_by(_S.node)
+)
+
+
 async def put(tx: Tx, node: Node) -> None:
     """Creates or replaces a node."""
     row = {"name": node.name} | {c: getattr(node, c) for c in _COLUMNS} | {"templates": dict(node.templates)}
@@ -29,19 +43,7 @@ async def list_(tx: Tx, *, lock: bool = False) -> list[Node]:
 async def usage(tx: Tx, *, lock: bool = False) -> list[NodeUsage]:
     """Every node with what its counted servers reserve: two statements, however many servers there are."""
     nodes = await list_(tx, lock=lock)  # before the sums, or they could miss what the last holder of the lock placed
-    s = t.servers.c
-    sums = await tx.execute(
-        select(
-            s.node,
-            func.sum(s.memory_mb).label("memory"),
-            func.sum(s.disk_gb).label("disk"),
-            func.sum(s.cores).label("cores"),
-            func.count().label("servers"),
-        )
-        .where(s.state.in_(COUNTED))
-        .group_by(s.node)
-    )
-    used = {r.node: r for r in sums}
+    used = {r.node: r for r in await tx.execute(_SUMS)}
     return [
         NodeUsage(n, int(u.memory), int(u.disk), int(u.cores), int(u.servers)) if (u := used.get(n.name)) is not None else NodeUsage(n) for n in nodes
     ]

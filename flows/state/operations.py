@@ -155,7 +155,8 @@ async def create(
 
 async def add_attempt(tx: Tx, operation_id: str, attempt: int) -> None:
     """The row of an attempt that waits for a submitter. For this module and :mod:`flows.state.attempts`."""
-    await tx.execute(insert(t.attempts).values(operation_id=operation_id, attempt=attempt, state=AttemptState.UNCLAIMED.value, created_at=tx.now))
+    row = {"operation_id": operation_id, "attempt": attempt, "state": AttemptState.UNCLAIMED.value, "created_at": tx.now}
+    await tx.execute(insert(t.attempts), row)
 
 
 async def set_state(

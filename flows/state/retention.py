@@ -1,5 +1,5 @@
-"""What is thrown away, and when: sweeps and delivered messages after two weeks. Quarantines that are over end too. Operations, repairs, episodes and the
-audit log stay."""
+"""What is thrown away, and when: sweeps and delivered messages after two weeks. Quarantines that are over end too. Operations,
+repairs, episodes and the audit log stay."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, insert
+from sqlalchemy import Insert, Table, insert
 from sqlalchemy.exc import IntegrityError
 
 from flows.state.database import Tx
@@ -21,9 +22,15 @@ async def insert_unique(tx: Tx, table: Table, values: Mapping[str, Any]) -> bool
     try:
         if tx.dialect == "postgresql":
             async with tx.conn.begin_nested():
-                await tx.execute(insert(table), dict(values))
+                await tx.execute(_insert(table), dict(values))
         else:
-            await tx.execute(insert(table), dict(values))
+            await tx.execute(_insert(table), dict(values))
     except IntegrityError:
         return False
     return True
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    """Built once per table: what is inserted are parameters."""
+    return insert(table)

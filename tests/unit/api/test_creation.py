@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -146,15 +147,16 @@ async def test_a_uniqueness_met_only_at_the_insert_finds_the_order(database: Dat
 
     async with build(database, settings) as house:
         _, operation_id = await ordered(house.alice)
-        real, asked = intake.repeat_of, []
+        real, asked = intake._facts, []
 
-        async def blind_once(tx: Tx, order: Any) -> Any:
-            asked.append(order)
-            return None if len(asked) == 1 else await real(tx, order)
+        async def blind(tx: Tx, *of: Any) -> Any:
+            asked.append(await real(tx, *of))
+            return SimpleNamespace(**{**asked[-1]._mapping, "repeats": None})
 
-        monkeypatch.setattr(intake, "repeat_of", blind_once)
+        monkeypatch.setattr(intake, "_facts", blind)
         answer = await house.alice.post("/api/servers/create", order())
-        assert (answer.status_code, answer.json()["operation"]["id"], len(asked)) == (202, operation_id, 2)
+        assert [row.repeats for row in asked] == [operation_id]
+        assert (answer.status_code, answer.json()["operation"]["id"]) == (202, operation_id)
         assert [await house.count(table) for table in TABLES] == [1] * 5
 
 
