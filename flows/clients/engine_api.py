@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
-import stamina
 
 from flows.errors import BadAnswer, BadInput, Busy, NotFound, RateLimited, Unauthorized, Unproven, Unreachable
 from flows.settings import EngineSettings
@@ -34,7 +37,10 @@ class PrefectApi:
             timeout=settings.timeout_s,
             transport=transport,
             trust_env=False,
+            # A connection per request: the server closes one after a 503 (and after 5 s) without saying so, and what is sent then is lost.
+            limits=httpx.Limits(max_connections=20, max_keepalive_connections=0),
         )
+        self._writing = asyncio.Lock()  # of several at once SQLite refuses all but one
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -44,10 +50,17 @@ class PrefectApi:
 
         Raises Unreachable, Busy, RateLimited, Unauthorized, NotFound, BadInput (the server refused the request) or BadAnswer.
         """
-        async for attempt in stamina.retry_context(on=Busy, attempts=8, timeout=self._timeout_s, wait_initial=0.05, wait_max=2.0):
-            with attempt:
-                return await self._once(f"engine: {what}", method, path, body, missing)
-        raise AssertionError("stamina returns or raises")
+        async with self._writing if method != "GET" else contextlib.nullcontext():
+            end, pause = time.monotonic() + self._timeout_s, 0.05
+            while True:
+                try:
+                    return await self._once(f"engine: {what}", method, path, body, missing)
+                except Busy:
+                    # A plain loop: with SQLite this is every-day life, and a library would log each round.
+                    if time.monotonic() + pause > end:
+                        raise
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                pause = min(2 * pause, 1.0)
 
     async def pages(self, what: str, path: str, filters: Mapping[str, object]) -> list[Mapping[str, Any]]:
         """Every row of a filter. Raises Unproven where it has no end."""

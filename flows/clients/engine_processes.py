@@ -23,7 +23,7 @@ HEARTBEAT_S = 30
 
 def server_argv() -> list[str]:
     """The Prefect server in the foreground; address and database come from its environment."""
-    return [sys.executable, "-m", "prefect", "server", "start"]
+    return [sys.executable, "-m", "flows.clients.engine_server"]
 
 
 def server_env(directory: Path, settings: EngineSettings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
