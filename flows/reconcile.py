@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.client.schemas import State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from flows import bootstrap

@@ -98,9 +98,8 @@ def decide_table(result: dict[str, Any]) -> str:
 def front_door_table(result: dict[str, Any]) -> str:
     ours, peer = result["ours"], result["peer"]
     rows = ["| | median | p99 | closed loop |", "|---|---|---|---|"]
-    rows.append(
-        f"| ours, {result['rate_offered']}/s offered | {ours['open']['median_ms']} ms | {ours['open']['p99_ms']} ms | {ours['closed']['per_second']}/s |"
-    )
+    offered = f"ours, {result['rate_offered']}/s offered"
+    rows.append(f"| {offered} | {ours['open']['median_ms']} ms | {ours['open']['p99_ms']} ms | {ours['closed']['per_second']}/s |")
     if "open" in peer:
         rows.append(f"| {peer['name']} | {peer['open']['median_ms']} ms | {peer['open']['p99_ms']} ms | {peer['closed']['per_second']}/s |")
     return "\n".join([*rows, "", f"Targets: 20 ms at the median, 100 ms at p99. {_met(result['ok'])}"])
