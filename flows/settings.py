@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -50,9 +51,24 @@ class ProxmoxSettings(Group):
     token_name: str = Field("autopilot", description="Name of the API token")
     token: SecretStr = Field(SecretStr(""), description="Secret of the API token")
     ca_file: Path | None = Field(None, description="CA that signed the node's certificate; unset: the system's")
+    fingerprint: str = Field("", description="Instead of a CA: SHA-256 of the node's own certificate (`pvenode cert info`), hex, colons allowed")
     timeout_s: float = Field(30.0, gt=0, description="Seconds per call; a refused token alone is delayed 3 s")
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at a running task")
     margin_s: float = Field(10.0, ge=0, description="Seconds that a lease must hold beyond a call's time-out")
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _sha256(cls, value: str) -> str:
+        digits = value.replace(":", "").lower()
+        if digits and re.fullmatch("[0-9a-f]{64}", digits) is None:
+            raise ValueError("is no SHA-256 fingerprint: 64 hexadecimal digits, colons allowed (`pvenode cert info` on the node)")
+        return digits
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> ProxmoxSettings:
+        if self.fingerprint and self.ca_file is not None:
+            raise ValueError("ca_file and fingerprint are both set: one of them proves the node")
+        return self
 
 
 class AgentSettings(Group):

@@ -1,6 +1,7 @@
 """One HTTPS call to Proxmox through proxmoxer, in a thread. Used by :mod:`client` and :mod:`tasks`.
 
-Promises: no call outlasts ``timeout_s``, none *begins* in a thread so late that it could; the certificate is verified against our CA;
+Promises: no call outlasts ``timeout_s``, none *begins* in a thread so late that it could; the certificate is verified against our CA,
+or is the very one whose fingerprint we hold;
 no redirect, proxy or environment variable has a say; an answer has a largest size; every failure is one of :mod:`flows.errors` and
 carries no secret. A GET is repeated on :class:`Unreachable`; nothing else ever is.
 """
@@ -36,6 +37,17 @@ THREADS = 8
 
 class _TooLarge(Exception):
     """An answer beyond :data:`MAX_ANSWER_BYTES`."""
+
+
+class _Pinned(requests.adapters.HTTPAdapter):
+    """Talks to whoever shows the certificate with this SHA-256, and to nobody else; urllib3 compares before anything is sent."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, assert_fingerprint=self._fingerprint)
 
 
 class Session:
@@ -150,6 +162,12 @@ class Session:
     def _tls(self, what: str, error: Exception, write: bool) -> Exception:
         """A refused certificate is a refusal before anything was sent; other TLS errors may come at any time."""
         text = str(error)
+        if "Fingerprints did not match" in text:
+            return MisconfiguredSetting(
+                "ZLH_PROXMOX__FINGERPRINT",
+                why=f"{what}: {self._settings.host} shows another certificate",
+                remedy="compare with `pvenode cert info` on the node itself: it changes when the certificate is renewed",
+            )
         if "CERTIFICATE_VERIFY_FAILED" not in text and "certificate verify failed" not in text:
             if write:
                 return AmbiguousEffect(what, why="the TLS connection broke", remedy="look at the object before acting again")
@@ -176,6 +194,8 @@ class Session:
                     "ZLH_PROXMOX__CA_FILE", why=f"{settings.ca_file}: {type(error).__name__}", remedy="name a readable PEM file with the CA"
                 ) from error
             verify = str(settings.ca_file)
+        elif settings.fingerprint:
+            verify = False  # no CA has a say: _Pinned compares the certificate itself
         backend = Backend(
             settings.host,
             user=settings.user,
@@ -187,6 +207,8 @@ class Session:
         session = backend.get_session()
         session.trust_env = False
         session.max_redirects = 0
+        if settings.fingerprint:
+            session.mount("https://", _Pinned(settings.fingerprint))
         session.hooks["response"].append(self._capped(self._local))
         self._sessions.append(session)
         self._local.resource = ProxmoxResource(base_url=backend.get_base_url(), session=session, serializer=backend.get_serializer())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from flows.clients.proxmox import LEAST_RIGHTS, ProxmoxClient
 from flows.domain.ports import CloneSpec, ContainerSpec
@@ -19,6 +19,7 @@ from flows.errors import (
     Conflict,
     DeadlineExceeded,
     Forbidden,
+    MisconfiguredSetting,
     TaskFailed,
     Unauthorized,
     Unproven,
@@ -301,3 +302,24 @@ async def test_doctor_measures_the_clock(lab: Lab) -> None:
     found = await lab.client.doctor()
     assert isinstance(found["clock_difference_s"], float) and abs(found["clock_difference_s"]) < 3
     assert found["nodes"] == {"pve1": True, "pve2": True}
+
+
+async def test_a_pinned_certificate_needs_no_ca(lab: Lab) -> None:
+    ends = lab.part.endpoints
+    for printed, trusted in ((ends["fingerprint"], True), (":".join(["AB"] * 32), False)):
+        client = ProxmoxClient(ProxmoxSettings(host=ends["address"], token=SecretStr(SECRET), fingerprint=printed, timeout_s=5.0, poll_s=0.02))
+        if trusted:
+            assert (await client.view()).containers is not None
+        else:
+            with pytest.raises(MisconfiguredSetting, match="ZLH_PROXMOX__FINGERPRINT"):
+                await client.view()
+            with pytest.raises(MisconfiguredSetting, match="ZLH_PROXMOX__FINGERPRINT"):
+                await client.start("pve1", 10_001)
+        await client.close()
+
+
+def test_a_fingerprint_is_64_digits_and_no_second_proof() -> None:
+    with pytest.raises(ValidationError, match="pvenode cert info"):
+        ProxmoxSettings(fingerprint="ab:cd")
+    with pytest.raises(ValidationError, match="both set"):
+        ProxmoxSettings(fingerprint="ab" * 32, ca_file=Path("ca.pem"))
