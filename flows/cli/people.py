@@ -38,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(token, name="token")
     authority = typer.Typer(help="The certificate authority of the agents.", no_args_is_help=True)
     authority.command("init")(ca_init)
+    authority.command("rotate")(ca_rotate)
     app.add_typer(authority, name="ca")
 
 
@@ -167,3 +168,15 @@ def ca_init(json: output.Json = False) -> None:
     directory = session.settings().agent.ca_dir
     CertificateAuthority(directory).ensure()
     output.data({"ca_dir": str(directory)}) if json else output.text(f"ready: {directory / 'ca.pem'}")
+
+
+def ca_rotate(yes: output.Yes = False, json: output.Json = False) -> None:
+    """Sign new agents' certificates with a new key; certificates of the old one stay trusted until they expire."""
+    from flows.clients.ca import CertificateAuthority
+
+    directory = session.settings().agent.ca_dir
+    output.confirm(f"new key for the authority in {directory}? agents keep their certificates until they are deployed again", yes)
+    CertificateAuthority(directory).rotate()
+    output.data({"ca_dir": str(directory)}) if json else output.text(
+        f"rotated: {directory / 'ca.pem'}; deploy the agents again to replace their leaves"
+    )

@@ -135,7 +135,8 @@ class AgentClient:
     def _refusal(self, server: Server, what: str, reply: Reply, token: int) -> AutomationError:
         why = detail(reply.body, *self._secrets(server)) or f"status {reply.status}"
         if reply.status == 412:
-            return Fenced(what, why=f"lease token {token} is older than what the agent has seen: {why}", remedy=f"`zlh agents unfence {server.name}`")
+            why = f"lease token {token} is older than what the agent has seen: {why}"
+            return Fenced(what, why=why, remedy="if nobody newer holds the server: was the database's clock set back?")
         if reply.status == 409:
             return Busy(what, why=why) if "operation" in _problem(reply.body) else Conflict(what, why=why)
         if reply.status == 503:

@@ -1,6 +1,6 @@
 """Makes a Prefect server ours: work pool, queues with their limits, healing automations, deployments. Every call converges.
 
-Called by ``zlh up``, ``zlh engine setup`` (the deploy playbook) and the demo. Promises that a second call changes nothing, keeps every id,
+Called by ``zlh up`` and the demo. Promises that a second call changes nothing, keeps every id,
 and that what it returns from is really in place.
 """
 

@@ -1,6 +1,6 @@
 """Leases: one row per subject, taken by compare-and-set, fenced by a token that only ever grows. All by the database's clock.
 
-Called by runs of operations, repairs, backups and ``zlh lease``. A lease that ended keeps its row: the token must not begin again.
+Called by runs of operations, repairs and backups, and by ``zlh lease hold``. A lease that ended keeps its row: the token must not begin again.
 A row is locked by :func:`check` until the caller's commit, so that nobody revokes between a check and the change that it allows.
 """
 
