@@ -47,7 +47,7 @@ class Step:
 class FinalStep(Step):
     """Ends its operation: everything happens in the transaction that also writes the journal, so a death leaves nothing half done."""
 
-    deadline_s = 30.0
+    deadline_s = 120.0  #: longer than a lease and a sweep: a run that died here is resumed, not given up with everything done
     effect = Effect.NONE
 
     async def prepare(self, ctx: Context) -> None:

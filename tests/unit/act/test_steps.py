@@ -15,6 +15,7 @@ from flows.domain.finding import OPERATION_ACTIONS, Action
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
 from flows.errors import AmbiguousEffect, BadAnswer, Busy, Unauthorized
+from flows.settings import TimingSettings
 from flows.state import accounts, attempts, customers, leases
 from flows.state import tables as t
 from tests.unit.act.conftest import House
@@ -34,7 +35,9 @@ def test_every_action_has_a_handler_that_names_the_kind_of_its_effect(action: Ac
 def test_every_step_is_carried_names_the_kind_of_its_effect_and_ends(name: StepName) -> None:
     step = STEPS[name]
     assert isinstance(step, Step) and step.name is name
-    assert isinstance(step.effect, Effect) and step.deadline_s > 0
+    timing = TimingSettings()
+    assert isinstance(step.effect, Effect)
+    assert step.deadline_s >= timing.lease_s + timing.sweep_s, "a run that died in it would be given up before it could be resumed"
     assert isinstance(step, FinalStep) == (step.effect is Effect.NONE)
 
 
