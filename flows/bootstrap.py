@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,13 @@ def holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-def router(settings: Settings) -> calendar.Calendar:
+def router(settings: Settings) -> Callable[[Event, int], Route]:
+    """The routing table, as it stands at the operator's hours."""
+    hours = calendar_of(settings)
+    return lambda event, now: routing.route(event, hours, now)
+
+
+def calendar_of(settings: Settings) -> calendar.Calendar:
     """The operator's hours."""
     n = settings.notify
     return calendar.Calendar(
@@ -93,7 +99,6 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
     from flows.clients.proxmox import ProxmoxClient
 
     settings = settings or load()
-    hours = router(settings)
     authority = CertificateAuthority(settings.agent.ca_dir)
     authority.ensure()
 
@@ -103,9 +108,6 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
         previous = agent_token(master, server.id, server.token_version - 1) if server.token_version > 1 else None
         secret = None if key is None else key if isinstance(key, SecretStr) else SecretStr(key)
         return Identity(agent_token(master, server.id, server.token_version), previous, certificate, secret)
-
-    def route(event: Event, now: int) -> Route:
-        return routing.route(event, hours, now)
 
     async with AsyncExitStack() as stack:
 
@@ -130,7 +132,7 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
             runner=runner(settings),
             identity=identity,
             artifact=artifact,
-            route=route,
+            route=router(settings),
             public_key=lambda: public_key(settings),
             holder=holder(),
         )

@@ -18,7 +18,7 @@ async def digest() -> str:
     settings = load()
     database = bootstrap.database(settings)
     try:
-        event = await report.send(database, bootstrap.router(settings), policy_of(settings))
+        event = await report.send(database, bootstrap.calendar_of(settings), policy_of(settings))
         await retention.prune(database)
     finally:
         await database.close()

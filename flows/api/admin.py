@@ -80,7 +80,7 @@ async def pause(body: PauseBody, caller: Admin, request: Request) -> JSONRespons
             next=f"until {time_of(body.until) or 'resumed'}",
             command="zlh resume" + ("" if body.scope == "all" else f" --{body.scope} {body.target}"),
         )
-        await _announce(deps, tx, event)
+        await outbox.put(tx, event, deps.route(event, tx.now))
     return JSONResponse(_brake(row), 201)
 
 
@@ -93,7 +93,7 @@ async def release(body: ResumeBody, caller: Admin, request: Request) -> JSONResp
         for row in lifted:
             what = f"{caller.actor} resumed automation"
             event = Event(EventKind.AUTOMATION_RESUMED, f"resumed/{row.id}", what, row.target or "everything", over_of=EventKind.AUTOMATION_PAUSED)
-            await _announce(deps, tx, event)
+            await outbox.put(tx, event, deps.route(event, tx.now))
     return JSONResponse({"lifted": [_brake(b) for b in lifted]})
 
 
@@ -102,11 +102,6 @@ async def _exists(tx: Tx, scope: str, target: str) -> bool:
     if scope == "host":
         return any(node.name == target for node in await nodes.list_(tx))
     return scope == "all" or await servers.get(tx, target) is not None
-
-
-async def _announce(deps: ApiDeps, tx: Tx, event: Event) -> None:
-    if deps.route is not None:
-        await outbox.put(tx, event, deps.route(event, tx.now))
 
 
 async def _billing(request: Request, customer_id: uuid.UUID, caller: Caller, change: Callable[[Tx, str, str], Awaitable[bool]]) -> JSONResponse:

@@ -21,13 +21,13 @@ from flows.state.database import Database
 
 @dataclass(frozen=True)
 class ApiDeps:
-    """``catalog`` None: no artifact server is configured, and nothing can be checked against it. ``route`` is the routing table with the
-    operator's calendar; None: nothing is announced."""
+    """``route`` is the routing table with the operator's calendar. ``catalog`` None: no artifact server is configured, and nothing can
+    be checked against it."""
 
     database: Database
     settings: Settings
+    route: Callable[[Event, int], Route]
     catalog: Catalog | None = None
-    route: Callable[[Event, int], Route] | None = None
     tokens: TokenCache = field(init=False)
     promoted: CatalogCache = field(init=False)
     rate: SlidingWindow = field(init=False)

@@ -13,7 +13,6 @@ from flows.cli import output, session
 from flows.cli.listings import complete_host, complete_server, one
 from flows.cli.nouns import BY_NAME
 from flows.cli.orders import Server as ServerName
-from flows.decide import routing
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import BrakeRow, BrakeScope
 from flows.domain.lease import Lease, LeaseKind
@@ -103,7 +102,7 @@ def resume(server: Server = None, host: Host = None, everything: All = False, ye
 
 
 async def _tell(tx: Tx, event: Event) -> None:
-    await outbox.put(tx, event, routing.route(event, bootstrap.router(session.settings()), tx.now))
+    await outbox.put(tx, event, bootstrap.router(session.settings())(event, tx.now))
 
 
 def level_show(ctx: typer.Context, json: output.Json = False) -> None:

@@ -93,7 +93,7 @@ def api() -> None:
 
         database, catalog = bootstrap.database(settings), bootstrap.catalog(settings)
         try:
-            await serve(ApiDeps(database=database, settings=settings, catalog=catalog), stop)
+            await serve(ApiDeps(database, settings, bootstrap.router(settings), catalog), stop)
         finally:
             await catalog.close()
             await database.close()

@@ -185,6 +185,7 @@ async def _serve(directory: Path) -> None:
     """Both listeners over a new database with one large node and as many customers as connections."""
     from flows.api.deps import ApiDeps
     from flows.api.serve import serve
+    from flows.bootstrap import router
     from flows.domain.node import Node
     from flows.settings import ApiSettings, NetworkSettings, Settings, VmidSettings
     from flows.state import customers, migrate, nodes, tokens
@@ -211,7 +212,7 @@ async def _serve(directory: Path) -> None:
     def ready(public: str, control: str) -> None:
         print(json.dumps({"public": public, "control": control, "tokens": plain}), flush=True)
 
-    await serve(ApiDeps(database, settings, FakeArtifacts([artifact("jar", "fabric", "1.21.1")])), stop, ready)
+    await serve(ApiDeps(database, settings, router(settings), FakeArtifacts([artifact("jar", "fabric", "1.21.1")])), stop, ready)
     await database.close()
 
 

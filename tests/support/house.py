@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from flows.api.app import control_app, public_app
 from flows.api.deps import ApiDeps
+from flows.bootstrap import router
 from flows.domain.agent import Observation, WorkloadState
 from flows.domain.lease import Lease
 from flows.domain.node import Node
@@ -163,7 +164,7 @@ class build:  # noqa: N801 - reads as a verb: ``async with build(database, setti
                 artifact("runtime", "go", "1.22.3"),
             ]
         )
-        deps = ApiDeps(self.database, self.settings, catalog)
+        deps = ApiDeps(self.database, self.settings, router(self.settings), catalog)
         self.clients = [
             httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test", timeout=30)
             for app in (public_app(deps), control_app(deps))

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import httpx
 import pytest
 from sqlalchemy import select
 
-from flows.api.app import control_app
-from flows.domain.event import Channel, Event, Route, Severity
 from flows.domain.server import Edge, ServerState
 from flows.state import customers
 from flows.state import tables as t
@@ -107,14 +102,8 @@ async def test_a_pause_that_cannot_be(house: House, body: dict[str, object], fie
 
 
 async def test_a_brake_is_announced_in_its_own_transaction(house: House) -> None:
-    def route(event: Event, now: int) -> Route:
-        return Route(Channel.HEALTH, False, Severity.INFO)
-
-    app = control_app(dataclasses.replace(house.deps, route=route))
-    headers = {"Authorization": f"Bearer {house.operator.token}"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as client:
-        await client.post("/api/admin/brakes/pause", json={"scope": "all", "reason": "holiday"})
-        await client.post("/api/admin/brakes/resume", json={"scope": "all"})
+    await house.operator.post("/api/admin/brakes/pause", {"scope": "all", "reason": "holiday"})
+    await house.operator.post("/api/admin/brakes/resume", {"scope": "all"})
     async with house.database.read() as tx:
         kinds = [row.kind for row in await tx.execute(select(t.outbox.c.kind).order_by(t.outbox.c.created_at, t.outbox.c.id))]
     assert kinds == ["automation_paused", "automation_resumed"]

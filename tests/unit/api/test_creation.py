@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from flows.api.app import public_app
 from flows.api.deps import ApiDeps
+from flows.bootstrap import router
 from flows.domain.node import Node
 from flows.domain.operation import AttemptState
 from flows.domain.server import Desired, Edge, ServerState
@@ -180,7 +181,7 @@ async def test_nobody_waits_for_the_engine_or_the_outbox(house: House) -> None:
 async def second_process(house: House, settings: Settings, token: str | None = None) -> AsyncIterator[Lane]:
     """Another API process on the same database file: an engine, a writer's thread and caches of its own."""
     database = Database(house.database.url)
-    app = public_app(ApiDeps(database, settings, house.catalog))
+    app = public_app(ApiDeps(database, settings, router(settings), house.catalog))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://other", timeout=30) as client:
         yield Lane(client, token or house.alice.token, None)
     await database.close()

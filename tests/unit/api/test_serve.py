@@ -88,13 +88,13 @@ async def test_an_address_in_use_is_named_with_its_setting(house: House, field: 
     try:
         binds = {"public_bind": "127.0.0.1:0", "control_bind": "127.0.0.1:0"} | {field: f"127.0.0.1:{taken.getsockname()[1]}"}
         with pytest.raises(MisconfiguredSetting, match=f"ZLH_API__{field.upper()}"):
-            await serve(ApiDeps(house.database, new_settings(**binds), house.catalog), asyncio.Event())
+            await serve(ApiDeps(house.database, new_settings(**binds), house.deps.route, house.catalog), asyncio.Event())
     finally:
         taken.close()
 
 
 @pytest.mark.parametrize("where", ["nowhere", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", "192.0.2.1:80"])
 async def test_nonsense_is_named_with_its_setting(house: House, where: str) -> None:
-    deps = ApiDeps(house.database, new_settings(public_bind=where), house.catalog)
+    deps = ApiDeps(house.database, new_settings(public_bind=where), house.deps.route, house.catalog)
     with pytest.raises(MisconfiguredSetting, match="ZLH_API__PUBLIC_BIND"):
         await serve(deps, asyncio.Event())

@@ -16,6 +16,7 @@ from sqlalchemy import insert
 
 from flows.api.deps import ApiDeps
 from flows.api.serve import serve
+from flows.bootstrap import router
 from flows.cli import session
 from flows.cli.main import run
 from flows.domain.lease import LeaseKind
@@ -160,7 +161,7 @@ def api(home: Path, write: Callable[[Callable[[Tx], Awaitable[Any]]], Any]) -> I
             stop.set()
 
         watching = asyncio.create_task(watch())
-        await serve(ApiDeps(database=database, settings=settings), stop, on_ready)
+        await serve(ApiDeps(database, settings, router(settings)), stop, on_ready)
         await watching
         await database.close()
 
