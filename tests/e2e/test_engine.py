@@ -293,7 +293,10 @@ async def test_cancelling_ends_the_process(deployed: Station, engine: PrefectEng
 
 
 async def test_a_paused_pool_hands_nothing_out(deployed: Station, engine: PrefectEngine, worker: object) -> None:
-    assert [w.name for w in await engine.workers() if w.online] == ["w1"]
+    async def online() -> bool:
+        return [w.name for w in await engine.workers() if w.online] == ["w1"]
+
+    await until("the worker's heartbeat", online, 60)
     await engine.pause(True)
     await engine.submit("provision", "1:paused:1", {"operation_id": "paused", "attempt": 1, "generation": 1}, "provisioning")
     await asyncio.sleep(3)  # the worker asks every second

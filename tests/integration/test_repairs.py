@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from flows.act.sweep import SweepResult
 from flows.domain.finding import BrakeScope
@@ -28,13 +28,15 @@ def made() -> dict[str, str]:
 
 @pytest.fixture
 async def game(world: fleet.World, run: Controller, made: dict[str, str]) -> AsyncIterator[Server]:
-    """An active, ready, published game server; a clean sweep behind it."""
+    """An active, ready, published game server; a clean sweep behind it, and no repair within the hour that its breaker would count."""
     if "game" not in made:
         operation_id, made["game"] = await fleet.order(world, run.deps.database, "heal")
         assert (await run.ended(operation_id)).state is OperationState.SUCCEEDED
     async with run.deps.database.read() as tx:
         server = await servers.get(tx, made["game"])
     assert server is not None
+    async with run.deps.database.write() as tx:
+        await tx.execute(update(t.repairs).values(intent_at=t.repairs.c.intent_at - 3_600_000))
     yield server
 
 
