@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from flows.domain.ports import Artifact, Gate, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
 from flows.settings import Settings, load
+from flows.state import host_keys
 from flows.state.database import Database
 
 
@@ -55,15 +56,19 @@ def calendar_of(settings: Settings) -> calendar.Calendar:
     )
 
 
-def runner(settings: Settings) -> PlaybookRunner:
-    """Ansible, or the simulated fleet's stand-in."""
+def runner(settings: Settings, database: Database) -> PlaybookRunner:
+    """Ansible, which trusts the host keys that the database holds and no others, or the simulated fleet's stand-in."""
     if settings.ansible.runner == "lab":
         from flows.clients.lab_runner import LabRunner
 
         return LabRunner(settings.ansible)
     from flows.clients.playbooks import AnsibleRunner
 
-    return AnsibleRunner(settings.ansible)
+    async def known(server: Server) -> Mapping[str, str]:
+        async with database.read() as tx:
+            return await host_keys.get(tx, server.id)
+
+    return AnsibleRunner(settings.ansible, host_keys=known)
 
 
 def gate(settings: Settings) -> Gate:
@@ -121,15 +126,16 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
             found: Artifact = await entries.find(kind, name, version)
             return found
 
+        store = own(database(settings))
         yield Deps(
             settings=settings,
-            database=own(database(settings)),
+            database=store,
             proxmox=own(ProxmoxClient(settings.proxmox)),
             agents=own(AgentClient(settings.agent)),
             proxy=own(BridgeClient(settings.proxy)),
             dns=own(DnsClient(settings.dns)),
             engine=own(PrefectEngine(settings.engine)),
-            runner=runner(settings),
+            runner=own(runner(settings, store)),
             identity=identity,
             artifact=artifact,
             route=router(settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.clients.playbooks import AnsibleRunner
 from flows.clients.supervisor import descendants, marked
@@ -23,6 +25,7 @@ from flows.domain.server import ContainerType, Desired, Edge, Server, ServerStat
 from flows.errors import AmbiguousEffect, BadInput, Busy, DeadlineExceeded
 from flows.settings import AnsibleSettings
 
+PROJECT = Path(__file__).resolve().parents[2]
 SECRET = "tOpSeCrEt-0123456789"
 
 PLAYBOOKS = {
@@ -176,6 +179,17 @@ async def test_a_playbook_that_cannot_be_read_is_a_failure(runner: AnsibleRunner
     result = await runner.run(play("broken.yml"))
     assert not result.ok
     assert "broken.yml" in result.tail
+
+
+async def test_what_the_trust_role_hands_back_arrives(project: Path, runner: AnsibleRunner) -> None:
+    """ansible-runner gives us the statistics of the whole play alone, none that a task keeps per host."""
+    hand_over = yaml.safe_load((PROJECT / "roles" / "base" / "tasks" / "trust.yml").read_text())[-1]
+    assert "ansible.builtin.set_stats" in hand_over
+    read = {"base_host_key": {"content": base64.b64encode(b"ssh-ed25519 AAAAC3 root@c1\n").decode()}}
+    (project / "playbooks" / "hand_over.yml").write_text(
+        yaml.safe_dump([{"hosts": "all", "gather_facts": False, "vars": read, "tasks": [hand_over]}])
+    )
+    assert (await runner.run(play("hand_over.yml"))).facts == {"host_keys": {"ssh-ed25519": "ssh-ed25519 AAAAC3 root@c1"}}
 
 
 async def test_no_secret_is_left_anywhere(runner: AnsibleRunner, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,14 @@ import pytest
 
 from flows.domain.node import Node, NodeUsage
 from flows.domain.server import BillingState, ServerState
-from flows.errors import Conflict, NotFound
+from flows.errors import BadAnswer, Conflict, NotFound
 from flows.state import audit, customers, host_keys, nodes, servers
 from flows.state.customers import PlanLimits
 from flows.state.database import Database
+
+ED25519 = "AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
+OTHER = "AAAAC3NzaC1lZDI1NTE5AAAAIAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD"
+RSA = "AAAAB3NzaC1yc2EAAAAgAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
 
 
 async def test_add_and_find(timed: Database, clock: Any) -> None:
@@ -75,9 +79,12 @@ async def test_usage_of_nodes_counts_what_is_promised(timed: Database, make: Any
 async def test_host_keys_are_replaced_and_forgotten(timed: Database, make: Any) -> None:
     async with timed.write() as tx:
         server = await make.server(tx)
-        await host_keys.put(tx, server.id, server.address, {"ssh-ed25519": "AAAA1", "ssh-rsa": "AAAA2"})
-        await host_keys.put(tx, server.id, server.address, {"ssh-ed25519": "AAAA3"})
-        assert await host_keys.get(tx, server.id) == {"ssh-ed25519": "AAAA3"}
+        await host_keys.put(tx, server.id, server.address, {"ssh-ed25519": ED25519, "ssh-rsa": RSA})
+        await host_keys.put(tx, server.id, server.address, {"ssh-ed25519": f"ssh-ed25519 {OTHER} root@c1"})
+        for wrong in (f"ssh-rsa {RSA}", RSA, "AAAA", "", "ssh-ed25519", f"ssh-ed25519 {OTHER[:-8]}!!!\n127.0.0.1 {OTHER}"):
+            with pytest.raises(BadAnswer, match="host key ssh-ed25519"):
+                await host_keys.put(tx, server.id, server.address, {"ssh-ed25519": wrong})
+        assert await host_keys.get(tx, server.id) == {"ssh-ed25519": OTHER}
         assert [(k.server_id, k.address) for k in await host_keys.list_(tx)] == [(server.id, server.address)]
         await host_keys.forget(tx, server.id)
         assert await host_keys.get(tx, server.id) == {}
