@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flows.decide import plan as deciding
 from flows.decide.breakers import Breakers
 from flows.decide.checks.registry import CHECKS
-from flows.decide.sightings import distrusted, observation_of, source_of
+from flows.decide.sightings import distrusted, observation_of, source_of, unasked
 from flows.decide.wanted import SRV_PREFIX, fqdn
 from flows.domain.finding import ESCALATES, OWN_ROUTE, Action, Check, EpisodeRow, Finding, Plan, Policy, Reason
 from flows.domain.known import Known, Unknown
@@ -207,6 +207,8 @@ def _agent(snapshot: Snapshot, server: Server) -> str:
         return f"{status.state}, {ready}, version {status.version}{job}"
     if distrusted(snapshot, server.id):
         return f"answers, but cannot be believed: {distrusted(snapshot, server.id)}"
+    if unasked(answer):
+        return answer.reason
     return f"no answer in {seen.misses if seen and seen.misses else 1} sweeps ({answer.reason})"
 
 

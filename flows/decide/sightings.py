@@ -6,7 +6,7 @@ The sweep stores what these functions return; the checks read the same values, s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from flows.decide import stale
 from flows.domain.agent import AgentStatus, Observation, WorkloadState
@@ -16,13 +16,16 @@ from flows.domain.snapshot import Snapshot, SourceFact
 
 #: Reason of an observation whose agent answered and cannot be believed begins with this.
 DISTRUSTED = "distrusted:"
-#: Reason of an agent that was not asked for want of time begins with this: no answer was missed.
+#: Reason of an agent that was not asked, for want of time or by an error of our own, begins with this: no answer was missed.
 NOT_ASKED = "not asked"
 _REASON_LENGTH = 255
 
 
 def source_of(snapshot: Snapshot, name: str) -> Known[Any] | Unknown | None:
-    """The answer of a source that is known or unknown as a whole; None for those that are not (database, agents)."""
+    """The answer of a source; None for the database, without which there is no snapshot. The agents are unknown as a whole where not one
+    of them was asked; one by one, see :func:`observation_of`."""
+    if name == "agents":
+        return _agents(snapshot)
     answers: Mapping[str, Known[Any] | Unknown] = {
         "proxmox": snapshot.proxmox,
         "proxy": snapshot.proxy,
@@ -32,8 +35,21 @@ def source_of(snapshot: Snapshot, name: str) -> Known[Any] | Unknown | None:
     return answers.get(name)
 
 
-#: Sources that answer as a whole.
+def _agents(snapshot: Snapshot) -> Known[Any] | Unknown:
+    reasons = [answer.reason for answer in snapshot.agents.values() if unasked(answer)]
+    if not reasons or len(reasons) < len(snapshot.agents):
+        return Known(snapshot.agents)
+    return Unknown(min(reasons).removeprefix(NOT_ASKED).removeprefix(":").strip() or "no agent was asked")
+
+
+def unasked(answer: Known[AgentStatus] | Unknown) -> TypeGuard[Unknown]:
+    """Whether nobody asked: no sign of anything, neither of silence nor of life."""
+    return isinstance(answer, Unknown) and answer.reason.startswith(NOT_ASKED)
+
+
+#: Sources that answer as a whole, and all that may be unknown.
 WHOLE_SOURCES = ("proxmox", "proxy", "dns", "engine")
+ALL_SOURCES = (*WHOLE_SOURCES, "agents")
 
 
 def distrusted(snapshot: Snapshot, server_id: str) -> str:
@@ -81,7 +97,7 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
             last_crash=before.last_crash if before else None,
             reason="its container is stopped",
         )
-    if answer is None or answer.reason.startswith(NOT_ASKED):
+    if answer is None or unasked(answer):
         return before
     return Observation(
         server_id=server_id,
@@ -140,7 +156,7 @@ def _seen(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
 def sources(snapshot: Snapshot) -> tuple[SourceFact, ...]:
     """How each source answered, this sweep included. ``since`` is the time of its last change between known and unknown."""
     facts = [_fact(snapshot, "database", None)]
-    for name in WHOLE_SOURCES:
+    for name in ALL_SOURCES:
         answer = source_of(snapshot, name)
         facts.append(_fact(snapshot, name, answer.reason if isinstance(answer, Unknown) else None))
     return tuple(facts)

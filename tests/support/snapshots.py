@@ -101,7 +101,7 @@ def snapshot(description: Mapping[str, Any] | None = None, **more: Any) -> Snaps
         proxy=Unknown(unknown["proxy"]) if "proxy" in unknown else Known(_proxy(entries, billing, given)),
         dns=Unknown(unknown["dns"]) if "dns" in unknown else Known(_zone(entries, billing, given, rules)),
         engine=Unknown(unknown["engine"]) if "engine" in unknown else Known(_engine(operations, given)),
-        agents={s.id: a for s, d in entries if (a := _agent(s.id, d)) is not None},
+        agents={s.id: a for s, d in entries if (a := _agent(s.id, d, unknown.get("agents", ""))) is not None},
     )
 
 
@@ -176,10 +176,13 @@ def _before(server_id: str, differs: Mapping[str, Any]) -> Observation | None:
     return Observation(server_id, NOW - 60_000, reachable=not misses, ready=ready, state=None, misses=misses, unready=unready)
 
 
-def _agent(server_id: str, differs: Mapping[str, Any]) -> Known[AgentStatus] | Unknown | None:
+def _agent(server_id: str, differs: Mapping[str, Any], failed: str = "") -> Known[AgentStatus] | Unknown | None:
+    """``failed``: why no agent was asked at all."""
     said = differs.get("agent", "ready" if differs.get("state", "active") in ("active", "suspended") else "unasked")
     if said == "unasked":
         return None
+    if failed or said == "not_asked":
+        return Unknown(f"not asked: {failed or 'no time was left in this sweep'}")
     if said == "silent":
         return Unknown("connect timed out after 3 s")
     if said == "distrusted":

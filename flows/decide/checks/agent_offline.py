@@ -1,14 +1,15 @@
 """``agent_offline``: the container runs, its agent gave no answer in ``confirm_sweeps`` sweeps. Level 2: restart the agent service.
 
 The handler of level 2 is not there yet: the finding names no action, so it is seen and escalates whatever the level. An agent that
-answers and cannot be believed (credential refused, another's identity) would not be mended by a restart: a person is told.
+answers and cannot be believed (credential refused, another's identity) would not be mended by a restart: a person is told. One that was
+not asked gave no sign of anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flows.decide.sightings import container_running, container_stopped, distrusted, observation_of
+from flows.decide.sightings import container_running, container_stopped, distrusted, observation_of, unasked
 from flows.domain.finding import Check, Finding, Policy
 from flows.domain.known import Unknown
 from flows.domain.server import Server, ServerState
@@ -20,7 +21,7 @@ _STATES = frozenset({ServerState.ACTIVE, ServerState.SUSPENDED})
 
 def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
     for server_id, answer in snapshot.agents.items():
-        if not isinstance(answer, Unknown):
+        if not isinstance(answer, Unknown) or unasked(answer):
             continue
         server = snapshot.fleet.servers.get(server_id)
         if server is None or server.state not in _STATES or not container_running(snapshot, server_id):
@@ -65,7 +66,7 @@ def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:
     server = snapshot.fleet.servers.get(subject)
     if server is None or server.state not in _STATES or container_stopped(snapshot, subject):
         return ""
-    if subject not in snapshot.agents:
+    if subject not in snapshot.agents or unasked(snapshot.agents[subject]):
         return "its agent was not asked"
     silent = isinstance(snapshot.agents[subject], Unknown)
     return "Proxmox does not say whether its container runs" if silent and not container_running(snapshot, subject) else ""

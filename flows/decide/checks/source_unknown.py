@@ -1,13 +1,14 @@
 """``source_unknown``: a source gave no trustworthy answer. One finding per source; the checks that read it do not run meanwhile.
 
-Severity 1 at once, 3 from ``source_critical_sweeps`` sweeps in a row on. Agents are unknown one by one: see ``agent_offline``.
+Severity 1 at once, 3 from ``source_critical_sweeps`` sweeps in a row on. The agents are a
+source like the others where not one of them was asked; one by one they are ``agent_offline``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flows.decide.sightings import WHOLE_SOURCES, source_of
+from flows.decide.sightings import ALL_SOURCES, source_of
 from flows.domain.finding import Check, Finding, Policy
 from flows.domain.known import Unknown
 from flows.domain.snapshot import Snapshot
@@ -16,7 +17,7 @@ SOURCES = frozenset({"database"})
 
 
 def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
-    for name in WHOLE_SOURCES:
+    for name in ALL_SOURCES:
         answer = source_of(snapshot, name)
         if not isinstance(answer, Unknown):
             continue

@@ -50,6 +50,13 @@ def test_nothing_is_stored_of_a_server_that_was_not_asked() -> None:
     assert observations(snapshot(servers={"fern": {"agent": "unasked"}}, observations={"fern": {"at": "-1m"}})) == ()
 
 
+def test_who_was_not_asked_missed_nothing() -> None:
+    """No answer was missed: what was stored before stays as it was, its time included."""
+    world = snapshot(unknown={"agents": "our certificate has expired"}, servers={"fern": {"misses": 1}, "moss": {}})
+    (seen,) = observations(world)
+    assert (seen, seen.misses) == (world.fleet.observations["fern"], 1)
+
+
 def test_long_reasons_fit_their_column() -> None:
     world = snapshot(servers={"fern": {"agent": "silent"}})
     (seen,) = observations(dataclasses.replace(world, agents={"fern": Unknown("x" * 999)}))
@@ -79,3 +86,12 @@ def test_sources_count_misses_and_keep_since() -> None:
     assert facts["dns"] == SourceFact("dns", 3, snapshots.at("-5m"), "REFUSED")
     assert facts["proxy"] == SourceFact("proxy", 0, NOW)
     assert facts["proxmox"].misses == facts["engine"].misses == facts["database"].misses == 0
+
+
+def test_agents_are_a_source_too() -> None:
+    """Unknown as a whole where nobody was asked; one answer, or one silence, and it works."""
+    failed = snapshot(unknown={"agents": "x"}, sources={"agents": {"misses": 1}})
+    facts = {f.source: f for f in sources(failed)}
+    assert facts["agents"] == SourceFact("agents", 2, snapshots.at("-5m"), "x")
+    for servers in ({"fern": {}, "moss": {"agent": "not_asked"}}, {"fern": {"agent": "silent"}, "moss": {"agent": "not_asked"}}, {}):
+        assert {f.source: f.misses for f in sources(snapshot(servers=servers))}["agents"] == 0
