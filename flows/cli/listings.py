@@ -16,8 +16,10 @@ from flows.cli.nouns import BY_NAME, NOUNS, Noun
 from flows.errors import AutomationError, BadInput, NotFound
 from flows.state.quick import Query, Rows
 
-#: An id's ending is accepted from this length on.
-LEAST_ENDING = 4
+#: Of an id its beginning or end is enough from this length on; for what cannot be taken back, from the other on.
+LEAST_PART, LEAST_FINAL = 4, 8
+#: A number with more digits is no id: databases count to 2^63.
+MOST_DIGITS = 18
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,27 +95,32 @@ def select(noun: Noun, where: Mapping[str, str | None], *, limit: int, since: st
     return session.rows(make)
 
 
-def one(noun: Noun, given: str) -> tuple[dict[str, Any], int]:
-    """The row that a person means: by name, by id, or by an id's beginning or end. Raises NotFound, or BadInput where several fit."""
-    parameters: dict[str, Any] = {"given": int(given) if noun.numbered and given.isdigit() else given}
+def one(noun: Noun, given: str, *, final: bool = False) -> tuple[dict[str, Any], int]:
+    """The row that a person means: by name, by id, or by an id's beginning or end. ``final``: for what cannot be taken back, or hurts
+    somebody; then more of an id is needed. Raises NotFound, or BadInput where nothing is given, too little, or several fit."""
+    what, least = noun.name.removesuffix("s"), LEAST_FINAL if final else LEAST_PART
+    if not given.strip():
+        raise BadInput(what, given, why="is empty", remedy=f"give its {'name or ' if noun.names else ''}id: zlh {noun.name}")
+    if noun.numbered and not (given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS):
+        raise _missing(noun, given)
+    parameters: dict[str, Any] = {"given": int(given) if noun.numbered else given}
     fits = [f"{name} = :given" for name in (*noun.names, noun.key)]
     if not noun.numbered:
-        fits.append(f"{noun.key} LIKE :begin ESCAPE '!'")
-        parameters["begin"] = f"{_escaped(given)}%"
-        if len(given) >= LEAST_ENDING:
-            fits.append(f"{noun.key} LIKE :ending ESCAPE '!'")
-            parameters["ending"] = f"%{_escaped(given)}"
-    elif not given.isdigit():
-        raise _missing(noun, given)
+        fits += [f"{noun.key} LIKE :begin ESCAPE '!'", f"{noun.key} LIKE :ending ESCAPE '!'"]
+        parameters |= {"begin": f"{_escaped(given)}%", "ending": f"%{_escaped(given)}"}
     rows, now = session.rows(lambda now: _query(noun, [f"({' OR '.join(fits)})"], parameters, now, 50))
     exact = [row for row in rows if given in (str(row.get(_column(noun.key))), *(row.get(_label(noun, name)) for name in noun.names))]
     living = [row for row in exact if row.get("deleted_at") is None]
-    for found in (living[:1], exact[:1], rows):
-        if len(found) == 1:
+    for found in (living[:1], exact[:1]):
+        if found:
             return found[0], now
     if not rows:
         raise _missing(noun, given)
-    raise BadInput(noun.name.removesuffix("s"), given, why=f"{len(rows)} ids begin or end so", remedy="give more of the id")
+    if len(given) < least:
+        raise BadInput(what, given, why=f"of an id {least} characters are needed here", remedy=f"give more of the id: zlh {noun.name} --json")
+    if len(rows) > 1:
+        raise BadInput(what, given, why=f"{len(rows)} ids begin or end so", remedy="give more of the id")
+    return rows[0], now
 
 
 def _missing(noun: Noun, given: str) -> NotFound:

@@ -71,7 +71,7 @@ def create(
 
 def delete(server: Server, yes: output.Yes = False, wait: Wait = True, json: output.Json = False) -> None:
     """Delete a server for good."""
-    found = _server(server)
+    found = _server(server, final=True)
     output.confirm(f"delete {found['name']} of {found['customer']} and everything in it?", yes)
     _order("DELETE", f"/api/servers/{found['id']}", wait, json)
 
@@ -83,12 +83,12 @@ def start(server: Server, wait: Wait = True, json: output.Json = False) -> None:
 
 def stop(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Stop a server until a person starts it: off the proxy first, then gracefully."""
-    _order("POST", f"/api/servers/{_server(server)['id']}/stop", wait, json)
+    _order("POST", f"/api/servers/{_server(server, final=True)['id']}/stop", wait, json)
 
 
 def restart(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Restart a server: off the proxy, restarted, ready, back on it."""
-    _order("POST", f"/api/servers/{_server(server)['id']}/restart", wait, json)
+    _order("POST", f"/api/servers/{_server(server, final=True)['id']}/restart", wait, json)
 
 
 def follow(operation: OperationId, json: output.Json = False) -> None:
@@ -98,7 +98,7 @@ def follow(operation: OperationId, json: output.Json = False) -> None:
 
 def cancel(operation: OperationId, wait: Wait = True, json: output.Json = False) -> None:
     """Stop a creation and undo what it did."""
-    _order("POST", f"/api/operations/{_operation(operation)}/cancel", wait, json, wanted="cancelled")
+    _order("POST", f"/api/operations/{_operation(operation, final=True)}/cancel", wait, json, wanted="cancelled")
 
 
 def retry(operation: OperationId, wait: Wait = True, json: output.Json = False) -> None:
@@ -106,12 +106,12 @@ def retry(operation: OperationId, wait: Wait = True, json: output.Json = False) 
     _order("POST", f"/api/operations/{_operation(operation)}/retry", wait, json)
 
 
-def _server(given: str) -> dict[str, Any]:
-    return one(BY_NAME["servers"], given)[0]
+def _server(given: str, *, final: bool = False) -> dict[str, Any]:
+    return one(BY_NAME["servers"], given, final=final)[0]
 
 
-def _operation(given: str) -> str:
-    return str(one(BY_NAME["operations"], given)[0]["id"])
+def _operation(given: str, *, final: bool = False) -> str:
+    return str(one(BY_NAME["operations"], given, final=final)[0]["id"])
 
 
 def _order(method: str, path: str, wait: bool, json: bool, body: Mapping[str, Any] | None = None, wanted: str = "succeeded") -> None:

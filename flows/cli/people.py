@@ -69,7 +69,7 @@ def token_list(json: output.Json = False, utc: output.Utc = False, wide: output.
 
 def suspend(name: CustomerName, yes: output.Yes = False, json: output.Json = False) -> None:
     """Suspend a customer: nobody is sent to its servers any more, nothing new starts, and the next sweep stops what runs."""
-    found, _ = one(BY_NAME["customers"], name)
+    found, _ = one(BY_NAME["customers"], name, final=True)
     output.confirm(f"suspend {found['name']}? its {found['servers']} servers are stopped", yes)
     _billing(found, accounts.suspend, "suspended", json)
 
@@ -119,7 +119,7 @@ def create(
 
 def revoke(token: Annotated[str, typer.Argument(metavar="ID", help="id, its beginning or its end")], json: output.Json = False) -> None:
     """Revoke a token: refused from the next request on, within a few seconds everywhere."""
-    found, _ = one(BY_NAME["tokens"], token)
+    found, _ = one(BY_NAME["tokens"], token, final=True)
     who, token_id = session.actor(), str(found["id"])
 
     async def change(tx: Tx) -> None:

@@ -163,6 +163,47 @@ def test_an_ambiguous_beginning_is_wrong_usage(zlh: Callable[..., Said], fleet: 
     assert "3 ids begin or end so · give more of the id" in said.err
 
 
+@pytest.mark.parametrize("noun", [n.name for n in NOUNS])
+@pytest.mark.parametrize("given", ["", " "])
+def test_nothing_names_nothing(zlh: Callable[..., Said], fleet: Fleet, noun: str, given: str) -> None:
+    said = zlh(noun, "show", given)
+    assert (said.status, said.out) == (2, "")
+    assert "is empty · give its " in said.err
+
+
+def test_a_single_row_still_needs_enough_of_its_id(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    for part in (fleet.ids["backup"][:1], fleet.ids["backup"][-3:]):
+        said = zlh("backups", "show", part)
+        assert (said.status, said.out) == (2, "")
+        assert "of an id 4 characters are needed" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "row"),
+    [
+        (("delete", "--yes", "{}"), "fern"),
+        (("stop", "{}"), "fern"),
+        (("restart", "{}"), "fern"),
+        (("customers", "suspend", "--yes", "{}"), "customer"),
+        (("token", "revoke", "{}"), "token"),
+        (("operations", "cancel", "{}"), "operation"),
+    ],
+)
+def test_what_hurts_needs_more_of_an_id(zlh: Callable[..., Said], fleet: Fleet, arguments: tuple[str, ...], row: str) -> None:
+    said = zlh(*(word.format(fleet.ids[row][-7:]) for word in arguments))
+    assert (said.status, said.out) == (2, "")
+    assert "of an id 8 characters are needed" in said.err
+
+
+def test_a_token_is_revoked_by_the_id_that_listings_show(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    assert zlh("token", "revoke", fleet.ids["token"][-8:]).out == f"revoked {fleet.ids['token']}\n"
+
+
+@pytest.mark.parametrize("given", ["99999999999999999999999", "²", "٣"])
+def test_a_number_that_no_database_has_is_a_no(zlh: Callable[..., Said], fleet: Fleet, given: str) -> None:
+    assert zlh("audit", "show", given).status == 1
+
+
 @pytest.mark.parametrize("given", ["nix", "%", "____", "'"])
 def test_what_is_not_there_is_a_no(zlh: Callable[..., Said], fleet: Fleet, given: str) -> None:
     said = zlh("servers", "show", given)
