@@ -34,7 +34,8 @@ class SourceFact:
 
 @dataclass(frozen=True, slots=True)
 class QueueFact:
-    """``waiting`` orders submitted and not claimed; ``progress_at`` when an order of the queue last moved (None: never)."""
+    """``waiting`` orders submitted and not claimed; ``oldest_at`` when the one that waits longest last made progress (a new attempt is
+    none); ``progress_at`` when an order of the queue last moved (None: never)."""
 
     queue: str
     waiting: int

@@ -57,11 +57,11 @@ async def _steps(tx: Tx) -> dict[str, tuple[StepRow, ...]]:
 
 
 async def queues(tx: Tx, names: Sequence[Queue] = (Queue.PROVISIONING, Queue.OPERATIONS, Queue.REPAIRS)) -> tuple[QueueFact, ...]:
-    """Per queue: orders that no run has claimed, since when the oldest waits, and when an order of the queue last moved. An order that
-    merely waits has not moved."""
+    """Per queue: orders that no run has claimed, when the one that waits longest last made progress, and when an order of the queue last
+    moved. An order that merely waits has not moved, however many of its attempts were lost meanwhile."""
     o = t.operations.c
     waiting = (
-        select(o.queue, func.count(), func.min(o.attempt_at)).where(o.state.in_(operations.LIVE), o.attempt_state.in_(WAITING)).group_by(o.queue)
+        select(o.queue, func.count(), func.min(o.progress_at)).where(o.state.in_(operations.LIVE), o.attempt_state.in_(WAITING)).group_by(o.queue)
     )
     depth = {row[0]: (int(row[1]), row[2]) for row in await tx.execute(waiting)}
     # One look at the end of an index per queue, not over every operation there ever was.

@@ -40,8 +40,9 @@ def why(snapshot: Snapshot, policy: Policy, operation: Operation) -> str:
     if operation.state not in LIVE_STATES or operation.state is OperationState.CLEANUP_REQUIRED or orders.orphaned(fleet, operation, now):
         return ""
     minutes = policy.stuck_ms // 60_000
-    since = max(operation.progress_at, operation.attempt_at)
     if orders.waiting(operation):
+        # Attempts that were lost before a run claimed them are no progress; one that succeeds a run waits from its own beginning.
+        since = operation.progress_at if operation.claimed == 0 else max(operation.progress_at, operation.attempt_at)
         if operation.state not in orders.UNDOING and now >= operation.deadline_at:
             return "no run took it before its deadline"
         if now - since >= policy.stuck_ms and _passed_over(fleet, operation, since):
@@ -51,6 +52,7 @@ def why(snapshot: Snapshot, policy: Policy, operation: Operation) -> str:
     deadline = operation.step_deadline_at
     if deadline is not None and operation.attempt_at < deadline <= now:
         return f"step {operation.step} is over its deadline"
+    since = max(operation.progress_at, operation.attempt_at)
     journal = max((row.finished_at or row.started_at for row in fleet.steps.get(operation.id, ())), default=0)
     return f"no progress for {minutes} min" if now - max(since, journal) >= policy.stuck_ms else ""
 

@@ -122,6 +122,21 @@ async def test_a_queue_that_only_waits_has_not_moved(timed: Database, clock: Any
     assert await queue() == QueueFact("provisioning", 2, put_at + 60_000, clock.now)
 
 
+async def test_an_attempt_that_was_lost_is_no_progress(timed: Database, clock: Any, make: Any) -> None:
+    """A worker whose runs die before they claim: however often the engine loses an attempt, the order has waited since it was put."""
+    async with timed.write() as tx:
+        order = await make.operation(tx)
+    put_at = clock.now
+    for _ in range(3):
+        clock.advance(6 * 60_000)
+        async with timed.write() as tx:
+            await attempts.next_attempt(tx, order.id)
+    async with timed.read() as tx:
+        known = await fleet.load(tx)
+    assert next(q for q in known.queues if q.waiting) == QueueFact("provisioning", 1, put_at, None)
+    assert known.operations[order.id].attempt_at == clock.now
+
+
 async def test_the_number_of_statements_does_not_grow(timed: Database, make: Any) -> None:
     async def statements() -> int:
         seen: list[str] = []
