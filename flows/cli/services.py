@@ -27,8 +27,9 @@ def add_to(app: typer.Typer) -> None:
 
 def up(
     directory: Annotated[Path, typer.Option("--dir", help="directory of database, secrets, logs")] = Path("var/up"),
-    fleet: Annotated[str, typer.Option(help="sim: start the simulated fleet too; none: settings come from the environment")] = "sim",
+    fleet: Annotated[str, typer.Option(help="sim: start the simulated fleet too; none: by your settings")] = "sim",
     short: Annotated[bool, typer.Option("--short", help="short intervals, for trying it out")] = False,
+    drain: Annotated[float | None, typer.Option("--drain", help="seconds for operations to finish at the end [sim: 30, none: 900]")] = None,
 ) -> None:
     """Run the whole control plane here: API, Prefect server, worker, dispatcher, watchdog. Ctrl-C drains and stops."""
     from flows.cli.stack import Stack
@@ -54,8 +55,8 @@ def up(
             time.sleep(0.2)
             stack.require_alive()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stack.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.stop(drain_s=drain if drain is not None else 30.0 if fleet == "sim" else 900.0)
 
 
 def demo(

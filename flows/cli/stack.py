@@ -11,6 +11,7 @@ import base64
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -22,6 +23,7 @@ from flows.cli.drain import drain, resume
 from flows.clients import engine_processes
 from flows.clients.engine_setup import EngineSetup
 from flows.domain.node import Node
+from flows.environment import META, merged
 from flows.errors import AutomationError
 from flows.lab import launch
 from flows.settings import Settings, load
@@ -46,7 +48,6 @@ SHORT_TIMES: Mapping[str, str] = {
     "ZLH_TIMING__READY_POLL_S": "0.3",
     "ZLH_PROXMOX__TIMEOUT_S": "8",
     "ZLH_PROXMOX__POLL_S": "0.3",
-    "ZLH_PROXMOX__MARGIN_S": "2",
     "ZLH_AGENT__TIMEOUT_S": "2",
     "ZLH_NOTIFY__DRAIN_S": "1",
 }
@@ -60,7 +61,8 @@ def free_port() -> int:
 
 
 class Stack:
-    """The processes and their directory. ``fleet`` is ``sim`` (the lab, started too) or ``none`` (settings come from the environment)."""
+    """The processes and their directory. ``fleet`` is ``sim`` (the lab, started too) or ``none`` (settings come from the environment and
+    the file that ``ZLH_ENV_FILE`` names; what they leave open is generated)."""
 
     def __init__(self, directory: Path, *, fleet: str, short: bool = False, say: Callable[[str], None] = print) -> None:
         self.dir = directory.resolve()
@@ -100,7 +102,8 @@ class Stack:
         if self.short:
             values |= SHORT_TIMES
         if self.fleet == "none":
-            values |= {k: v for k, v in os.environ.items() if k.startswith("ZLH_") and k != "ZLH_ENV_FILE"}
+            given = {k: v for k, v in merged(os.environ).items() if k not in META}
+            values = {k: v for k, v in values.items() if f"{k}_FILE" not in given} | given
         self._write_env(values)
         self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
         asyncio.run(upgrade(self.settings.database.url.get_secret_value()))
@@ -129,13 +132,16 @@ class Stack:
         def keep(key: str, make: Callable[[], str]) -> str:
             return kept.get(key) or make()
 
-        return {
-            "ZLH_DATABASE__URL": keep("ZLH_DATABASE__URL", lambda: f"sqlite+aiosqlite:///{self.dir}/zlh.db"),
+        ports = {
             "ZLH_API__PUBLIC_BIND": keep("ZLH_API__PUBLIC_BIND", lambda: f"127.0.0.1:{free_port()}"),
             "ZLH_API__CONTROL_BIND": keep("ZLH_API__CONTROL_BIND", lambda: f"127.0.0.1:{free_port()}"),
+            "ZLH_ENGINE__URL": keep("ZLH_ENGINE__URL", lambda: f"http://127.0.0.1:{free_port()}/api"),
+        }
+        return {
+            **(ports if self.fleet == "sim" else {}),  # else those of the settings: other machines must know them
+            "ZLH_DATABASE__URL": keep("ZLH_DATABASE__URL", lambda: f"sqlite+aiosqlite:///{self.dir}/zlh.db"),
             "ZLH_API__CONTROL_TOKEN": keep("ZLH_API__CONTROL_TOKEN", lambda: secrets.token_urlsafe(32)),
             **({"ZLH_API__ADMIN_TOKEN": kept["ZLH_API__ADMIN_TOKEN"]} if "ZLH_API__ADMIN_TOKEN" in kept else {}),
-            "ZLH_ENGINE__URL": keep("ZLH_ENGINE__URL", lambda: f"http://127.0.0.1:{free_port()}/api"),
             "ZLH_ENGINE__AUTH": keep("ZLH_ENGINE__AUTH", lambda: f"zlh:{secrets.token_urlsafe(24)}"),
             "ZLH_AGENT__MASTER_SECRET": keep("ZLH_AGENT__MASTER_SECRET", lambda: secrets.token_urlsafe(32)),
             "ZLH_AGENT__CA_DIR": str(self.dir / "ca"),
@@ -238,15 +244,18 @@ class Stack:
             if not child.alive:
                 raise ChildDied(f"{child.name} ended", why=child.tail(), remedy=f"see {child.log}")
 
-    def stop(self, *, drain_s: float = 30.0) -> None:
-        """Drains the worker, then ends everything; twice is harmless."""
+    def stop(self, *, drain_s: float) -> None:
+        """Drains the worker for at most ``drain_s`` seconds, then ends everything; twice is harmless. Ctrl-C ends the draining."""
         worker = self.children.get("prefect-worker")
         if worker is not None and worker.alive and drain_s > 0:
-            self.say("draining: running operations may finish")
+            self.say(f"draining: operations under way may finish, for up to {drain_s:g} s; Ctrl-C ends this at once")
             try:
-                asyncio.run(drain(self.settings.engine, drain_s))
-            except AutomationError as error:
-                self.say(f"not drained: {error}; interrupted operations are taken up again at the next start")
+                left = asyncio.run(drain(self.settings.engine, drain_s))
+                if left:
+                    self.say(f"{left} still under way: taken up again at the next start")
+            except (AutomationError, KeyboardInterrupt) as error:
+                self.say(f"not drained: {error or 'asked not to'}; interrupted operations are taken up again at the next start")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it takes seconds
         for name in ("zlh-watchdog", "prefect-worker", "zlh-dispatch", "zlh-api", "prefect-server"):
             if name in self.children:
                 self.children[name].stop()
