@@ -36,7 +36,8 @@ from flows.settings import ProxySettings
 LEASE_HEADER = "X-ZLH-Lease-Token"
 #: Largest answer: ten thousand registrations need about 1 MB.
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+#: Anything that another hand may have registered, and that a path segment can carry: what is not ours is to be seen, and withdrawn.
+_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-~]{1,64}")
 _LOOK = "check that the proxy runs and that ZLH_PROXY__URL names its bridge"
 
 

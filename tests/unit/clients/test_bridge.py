@@ -194,6 +194,8 @@ async def peer() -> AsyncIterator[tuple[dict[str, Any], BridgeClient]]:
         '{"servers": [{"name": "a", "address": "127.0.0.1", "port": true}]}',
         '{"servers": [{"name": "a", "address": "127.0.0.1", "port": 70000}]}',
         '{"servers": [{"name": "a", "address": "here", "port": 1}]}',
+        '{"servers": [{"name": "..", "address": "127.0.0.1", "port": 1}]}',
+        '{"servers": [{"name": "a/b", "address": "127.0.0.1", "port": 1}]}',
         '{"servers": [{"name": "A b", "address": "127.0.0.1", "port": 1}]}',
         '{"servers": [{"name": "a", "address": "127.0.0.1", "port": 1}, {"name": "a", "address": "127.0.0.2", "port": 1}]}',
         '{"servers": [], "complete": false}',
@@ -206,6 +208,12 @@ async def test_a_spoilt_list_is_no_list(peer: tuple[dict[str, Any], BridgeClient
     answer["body"] = body
     with pytest.raises(BadAnswer):
         await client.view()
+
+
+async def test_what_another_hand_registered_is_seen(peer: tuple[dict[str, Any], BridgeClient]) -> None:
+    answer, client = peer
+    answer["body"] = '{"servers": [{"name": "Lobby_1", "address": "127.0.0.1", "port": 1}], "uptime_s": 1}'
+    assert set((await client.view()).registrations) == {"Lobby_1"}
 
 
 @pytest.mark.parametrize("uptime", ["{}", '{"uptime_s": "1"}', '{"uptime_s": NaN}', '{"uptime_s": -1}', '{"uptime_s": true}'])
