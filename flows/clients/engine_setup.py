@@ -26,7 +26,8 @@ from flows.errors import DeadlineExceeded, MisconfiguredSetting, NotFound, TaskF
 from flows.settings import EngineSettings
 
 #: Runs that a queue lets be under way at once; None: no limit. The sweep is guarded by its epoch, never by the engine.
-QUEUE_LIMITS: Mapping[Queue, int | None] = {Queue.PROVISIONING: 1, Queue.OPERATIONS: None, Queue.REPAIRS: None, Queue.RECONCILE: None}
+#: A run is a process of about 84 MB.
+QUEUE_LIMITS: Mapping[Queue, int | None] = {Queue.PROVISIONING: 1, Queue.OPERATIONS: 8, Queue.REPAIRS: 4, Queue.RECONCILE: None}
 
 _OVER = ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")
 
