@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -10,11 +11,12 @@ from typing import TypeVar
 from flows.act.deps import Deps
 from flows.act.guarded import GuardedProxmox
 from flows.act.heartbeat import Heartbeat
+from flows.act.tasks import longest_call_s, seen_through
 from flows.domain.operation import Direction, Operation, OperationState, StepName, StepRow
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
 from flows.domain.sources import TaskStatus
-from flows.errors import Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
+from flows.errors import AmbiguousEffect, Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
 from flows.state import journal, leases, operations, servers
 from flows.state.database import Tx
 
@@ -24,7 +26,8 @@ T = TypeVar("T")
 @dataclass
 class Context:
     """Of one run of one operation. ``server`` is read again where a step changes it. ``row`` is the journal's line of the present step,
-    ``again`` whether its effect may have been tried before."""
+    ``again`` whether its effect may have been tried before. ``unsettled_until``: monotonic time until which an order to Proxmox whose answer
+    was lost may still be on its way, so that nothing found proves nothing."""
 
     deps: Deps
     operation: Operation
@@ -35,6 +38,7 @@ class Context:
     row: StepRow | None = None
     suspended: bool = False
     again: bool = False
+    unsettled_until: float = 0.0
 
     @property
     def proxmox(self) -> GuardedProxmox:
@@ -68,16 +72,32 @@ class Context:
             raise Fenced("operation", why="a newer attempt exists")
         self.operation, self.server = operation, server
 
-    async def task(self, upid: str | None) -> TaskStatus | None:
-        """Stores the task's id before waiting for it. Raises TaskFailed, DeadlineExceeded, Unproven."""
+    async def sent(self, call: Awaitable[T]) -> T:
+        """A write to any peer: a cancellation waits for its end, so that nothing is undone before it has happened."""
+        return await seen_through(call, longest_call_s(self.deps.settings))
+
+    async def task(self, order: Awaitable[str | None]) -> TaskStatus | None:
+        """Gives an order to Proxmox, stores its task's id, and waits for its end. Raises TaskFailed, DeadlineExceeded, Unproven, and what
+        the order raises. Cancelled, it still stores the id of what was sent."""
+        upid = await self.sent(self._noted(order))
         if upid is None:
             return None
-        row = self.row
-        assert row is not None
-        await self.write(lambda tx: journal.set_upid(tx, self.operation.id, row.step, row.direction, upid))
-        self.row = replace(row, upid=upid)
+        assert self.row is not None
         await self.deps.boundary(f"{self.row.step}:{self.row.direction}:task")
         return await self.deps.proxmox.wait(upid, self.deps.settings.timing.operation_s)
+
+    async def _noted(self, order: Awaitable[str | None]) -> str | None:
+        row = self.row
+        assert row is not None
+        try:
+            upid = await order
+        except AmbiguousEffect:
+            self.unsettled_until = time.monotonic() + longest_call_s(self.deps.settings)
+            raise
+        if upid is not None:
+            await self.write(lambda tx: journal.set_upid(tx, self.operation.id, row.step, row.direction, upid))
+            self.row = replace(row, upid=upid)
+        return upid
 
     async def settle(self) -> None:
         """Waits for the task that an interrupted run of this step left behind, however it ends."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from flows.act.deps import Deps
 from flows.act.policy import policy_of
+from flows.act.tasks import longest_call_s, seen_through
 from flows.decide.wanted import Names, fqdn, wanted_records
 from flows.domain.server import Server
 from flows.domain.sources import Registration
@@ -24,7 +27,7 @@ async def publish_dns(deps: Deps, server: Server) -> bool:
     for last in (False, True):
         seen = await deps.dns.records(name)
         try:
-            await deps.dns.publish(name, wanted_records(server, policy), server.id, seen)
+            await _sent(deps, deps.dns.publish(name, wanted_records(server, policy), server.id, seen))
             return True
         except (Conflict, AmbiguousEffect):
             if await dns_is_right(deps, server):
@@ -41,7 +44,7 @@ async def withdraw_dns(deps: Deps, name: str, owner: str) -> bool:
         if zone.owners.get(name) != owner:
             return False
         try:
-            await deps.dns.withdraw(name, owner, zone.records.get(name, ()))
+            await _sent(deps, deps.dns.withdraw(name, owner, zone.records.get(name, ())))
             return True
         except (Conflict, AmbiguousEffect):
             if last:
@@ -61,12 +64,16 @@ async def register(deps: Deps, server: Server, token: int) -> bool:
     ready, reason = await deps.agents.ready(server)
     if not ready:
         raise Unproven(f"registration of {server.name}", why=f"it is not ready: {reason}")
-    await deps.proxy.register(server.name, server.address, server.game_port, token)
+    await _sent(deps, deps.proxy.register(server.name, server.address, server.game_port, token))
     return True
 
 
 async def deregister(deps: Deps, name: str, token: int) -> bool:
     if name not in (await deps.proxy.view()).registrations:
         return False
-    await deps.proxy.deregister(name, token)
+    await _sent(deps, deps.proxy.deregister(name, token))
     return True
+
+
+async def _sent(deps: Deps, call: Awaitable[None]) -> None:
+    await seen_through(call, longest_call_s(deps.settings))

@@ -129,6 +129,32 @@ async def test_deletion_during_creation_cancels_and_undoes(world: fleet.World, r
     assert vmid == "quarantined"
 
 
+@pytest.mark.parametrize(
+    ("target", "call", "step"),
+    [("proxmox", "POST */clone*", "create_container"), ("dns", "UPDATE*", "publish_dns"), ("bridge", "PUT *", "register_proxy")],
+)
+async def test_deleted_while_a_write_is_on_its_way_nothing_lands_after_the_undo(
+    world: fleet.World, run: Controller, name: str, faults: Arm, target: str, call: str, step: str
+) -> None:
+    faults(target, "slow", call=call, seconds=3.0, count=1)
+    operation_id, server_id = await _ordered(world, run, name)
+
+    async def on_its_way() -> bool:
+        return (await run.operation(operation_id)).step == step
+
+    await run.until(step, on_its_way, 30)
+    await asyncio.sleep(0.3)
+    async with run.deps.database.write() as tx:
+        await orders.delete(tx, server_id, "test", deadline_ms=600_000)
+    assert (await run.ended(operation_id)).state is OperationState.CANCELLED
+    await asyncio.sleep(3.5)  # whatever was abandoned would have landed by now
+    state = world.control("GET", "/state")
+    assert isinstance(state, dict)
+    assert [c for c in state["containers"].values() if f"zlh-op-{operation_id}" in str(c)] == []
+    assert name not in (await run.deps.proxy.view()).registrations
+    assert not [n for n in (await run.deps.dns.zone()).owners if n.startswith(name)]
+
+
 async def test_suspension_during_creation_finishes_without_starting(world: fleet.World, run: Controller, name: str) -> None:
     operation_id, server_id = await _ordered(world, run, name)
     async with run.deps.database.write() as tx:

@@ -24,7 +24,7 @@ class Configure(Step):
         server, network = ctx.server, ctx.deps.settings.network
         await ctx.settle()
         await ctx.task(
-            await ctx.proxmox.configure(
+            ctx.proxmox.configure(
                 server.node,
                 server.vmid,
                 ContainerSpec(
@@ -59,7 +59,7 @@ class StartContainer(Step):
         server = ctx.server
         if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
             try:
-                await ctx.task(await ctx.proxmox.start(server.node, server.vmid))
+                await ctx.task(ctx.proxmox.start(server.node, server.vmid))
             except AmbiguousEffect:
                 ctx.say("the answer to the start was lost; looking what came of it")
         while not await _answers(server.address):
@@ -72,7 +72,7 @@ class StartContainer(Step):
         server = ctx.server
         try:
             if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
-                await ctx.task(await ctx.proxmox.stop(server.node, server.vmid))
+                await ctx.task(ctx.proxmox.stop(server.node, server.vmid))
         except NotFound as error:  # a person may have removed it; whether it is gone is proven where its VMID is released
             ctx.say(f"nothing to stop: {error}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 
 from flows.act import ownership
@@ -31,6 +32,8 @@ async def find(ctx: Context) -> Found:
         config = await proxmox.config(server.node, server.vmid)
     except NotFound:
         if await proxmox.proven_absent(server.vmid, template_vmid=server.template_vmid):
+            if time.monotonic() < ctx.unsettled_until:
+                raise Unproven(f"container {server.vmid}", why="an order whose answer was lost may still arrive") from None
             return Found.NOTHING
         return Found.FOREIGN  # it exists, on another node or as another kind of guest
     marked = ownership.made_by(config, ctx.operation.id)
@@ -82,7 +85,7 @@ class CreateContainer(Step):
         )
         ctx.say(f"cloning template {server.template_vmid} to {server.vmid} on {server.node}")
         try:
-            await ctx.task(await ctx.proxmox.clone(spec))
+            await ctx.task(ctx.proxmox.clone(spec))
         except AmbiguousEffect:
             # The next look tells: ours, half a clone, or nothing.
             ctx.say("the answer to the clone was lost; looking what came of it")

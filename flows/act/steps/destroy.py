@@ -29,10 +29,10 @@ async def destroy(ctx: Context, server: Server) -> None:
                 remedy=f"look at it: pct config {server.vmid}",
             )
         if await proxmox.status(server.node, server.vmid) == "running":
-            await ctx.task(await ctx.proxmox.stop(server.node, server.vmid))
+            await ctx.task(ctx.proxmox.stop(server.node, server.vmid))
         await ctx.refresh()
         try:
-            await ctx.task(await ctx.proxmox.destroy(server.node, server.vmid))
+            await ctx.task(ctx.proxmox.destroy(server.node, server.vmid))
         except (AmbiguousEffect, NotFound):
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
         except TaskFailed as error:

@@ -45,7 +45,7 @@ class StartWorkload(Step):
     async def do(self, ctx: Context) -> None:
         if ctx.server.ctype is ContainerType.GAME:
             try:
-                await ctx.deps.agents.start(ctx.server, ctx.token)
+                await ctx.sent(ctx.deps.agents.start(ctx.server, ctx.token))
             except AmbiguousEffect:
                 ctx.say("the answer to the start was lost; it is idempotent there, waiting for readiness")
         await wait_ready(ctx)
@@ -77,7 +77,7 @@ async def stop_gracefully(ctx: Context) -> None:
 async def _stopped_by_agent(ctx: Context) -> None:
     while True:
         try:
-            await ctx.deps.agents.stop(ctx.server, ctx.token)
+            await ctx.sent(ctx.deps.agents.stop(ctx.server, ctx.token))
             while (await ctx.deps.agents.status(ctx.server)).state not in AT_REST:
                 await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
             return
@@ -102,11 +102,11 @@ class StopWorkload(Step):
         if server.ctype is ContainerType.DEV:
             await ctx.settle()
             if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
-                await ctx.task(await ctx.proxmox.shutdown(server.node, server.vmid, 60))
+                await ctx.task(ctx.proxmox.shutdown(server.node, server.vmid, 60))
             return
         if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
             return
-        await ctx.deps.agents.stop(server, ctx.token)
+        await ctx.sent(ctx.deps.agents.stop(server, ctx.token))
         while (await ctx.deps.agents.status(server)).state not in AT_REST:
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
 
@@ -124,7 +124,7 @@ class RestartWorkload(Step):
         if server.ctype is ContainerType.DEV:
             await self._container(ctx)
         elif not (ctx.again and await self._restarted(ctx)):
-            await ctx.deps.agents.restart(server, ctx.token)
+            await ctx.sent(ctx.deps.agents.restart(server, ctx.token))
         await wait_ready(ctx)
 
     async def _container(self, ctx: Context) -> None:
@@ -136,8 +136,8 @@ class RestartWorkload(Step):
         if running and upid is not None and (await ctx.deps.proxmox.task(upid)).ok:
             return
         if running:
-            await ctx.task(await ctx.proxmox.shutdown(server.node, server.vmid, 60))
-        await ctx.task(await ctx.proxmox.start(server.node, server.vmid))
+            await ctx.task(ctx.proxmox.shutdown(server.node, server.vmid, 60))
+        await ctx.task(ctx.proxmox.start(server.node, server.vmid))
 
     async def _restarted(self, ctx: Context) -> bool:
         """Whether the workload is younger than the order's first run: the journal's own time is that of the present attempt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from sqlalchemy import select
 from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
 from flows.act.steps.registry import STEPS
+from flows.act.tasks import seen_through
 from flows.domain.operation import OperationKind, OperationState, StepName
-from flows.errors import TaskFailed, Temporary
+from flows.errors import AmbiguousEffect, TaskFailed, Temporary
 from flows.state import attempts, leases, operations
 from flows.state import tables as t
 from tests.unit.act.conftest import House
+from tests.unit.act.fakes import Container
 
 
 class Trust(Step):
@@ -134,3 +137,67 @@ async def test_a_run_that_lost_its_lease_stops_in_the_middle_of_a_step_and_undoe
     await revoking
     assert house.world.containers and await house.state(operation) is OperationState.RUNNING
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith(("step", "heartbeat"))]
+
+
+async def test_a_call_on_its_way_is_seen_through_before_a_cancellation_passes() -> None:
+    arrived: list[str] = []
+
+    async def call() -> None:
+        await asyncio.sleep(0.05)
+        arrived.append("effect")
+
+    caller = asyncio.create_task(seen_through(call(), 5.0))
+    for _ in range(2):  # a second cancellation is no reason to give up either
+        await asyncio.sleep(0.01)
+        caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert arrived == ["effect"]
+
+
+async def test_a_call_without_end_is_waited_for_no_longer_than_its_limit() -> None:
+    caller = asyncio.create_task(seen_through(asyncio.sleep(3600), 0.02))
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(caller, 5.0)
+
+
+async def test_a_clone_that_was_on_its_way_when_somebody_cancelled_is_undone(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+
+    async def cancelled_meanwhile() -> None:
+        async with house.db.write() as tx:
+            await operations.request_cancel(tx, operation.id, "test")
+        await asyncio.sleep(0.5)  # longer than it takes to notice
+
+    house.world.before["clone"] = [cancelled_meanwhile]
+    assert await house.run(operation) == "cancelled"
+    assert house.world.times("clone") == 1 and not house.world.containers
+    clone = next(r for r in await house.rows(select(t.journal)) if (r.step, r.direction) == ("create_container", "do"))
+    assert ":vzclone:" in clone.upid
+
+
+async def test_nothing_found_proves_nothing_while_a_lost_order_may_still_arrive(house: House) -> None:
+    """The answer to the clone is lost, the step fails, and the clone lands a moment after the undo's first look."""
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+    late: list[asyncio.Task[None]] = []
+
+    async def land() -> None:
+        await asyncio.sleep(0.5)
+        house.world.containers[server.vmid] = Container(description=f"zlh-op-{operation.id}")
+
+    async def lost() -> None:
+        async with house.db.write() as tx:
+            await operations.request_cancel(tx, operation.id, "test")
+        late.append(asyncio.create_task(land()))
+        raise AmbiguousEffect("clone", why="lost")
+
+    house.world.before["clone"] = [lost]
+    deps = house.deps()
+    timing = {"proxmox": {"timeout_s": 0.8}, "proxy": {"timeout_s": 0.1}, "dns": {"timeout_s": 0.1}, "agent": {"timeout_s": 0.1}}
+    settings = deps.settings.model_copy(update={k: getattr(deps.settings, k).model_copy(update=v) for k, v in timing.items()})
+    assert await house.run(operation, replace(deps, settings=settings)) == "cancelled"
+    await late[0]
+    assert not house.world.containers
