@@ -15,6 +15,7 @@ from flows.domain.snapshot import Fleet
 BULK = frozenset({Action.REHYDRATE_PROXY})
 #: The withdrawals' limit is per hour, whatever the breaker's window.
 _HOUR_MS = 3_600_000
+_FAILURES = frozenset({Outcome.FAILED, Outcome.UNVERIFIED})
 
 
 def counts(action: Action) -> bool:
@@ -59,9 +60,11 @@ class Breakers:
     def exhausted_withdrawals(self, finding: Finding) -> bool:
         return finding.action in WITHDRAWALS and self._withdrawals[finding.subject] >= self._policy.withdrawals_per_hour
 
-    def announced(self, finding: Finding) -> bool:
-        """Whether the failure that opened the server's breaker raised its own alert. In doubt (nobody saw the last attempt end) not:
-        rather told twice than never."""
+    def announced(self, finding: Finding, episode_id: str | None) -> bool:
+        """Whether the failure that opened the server's breaker was this very episode's, and so raised its alert. A breaker that another
+        drift of the server opened told nobody of this one."""
         rows = self._counted.get(finding.server_id or "", [])
-        failures = sum(1 for r in rows if r.outcome in (Outcome.FAILED, Outcome.UNVERIFIED))
-        return failures >= self._policy.breaker_attempts and max(rows, key=lambda r: (r.intent_at, r.id)).outcome is Outcome.FAILED
+        if episode_id is None or sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
+            return False
+        last = max(rows, key=lambda r: (r.intent_at, r.id))
+        return last.outcome in _FAILURES and last.check is finding.check and last.episode_id == episode_id

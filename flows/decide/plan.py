@@ -43,9 +43,10 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     suppressed.sort(key=lambda s: s.finding.key)
 
     verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING) for r in repairs]
-    verdicts += [
-        episodes.Verdict(s.finding, s.reason.value, told=s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding)) for s in suppressed
-    ]
+    for s in suppressed:
+        episode = open_.get(s.finding.key)
+        told = s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding, episode.id if episode else None)
+        verdicts.append(episodes.Verdict(s.finding, s.reason.value, told))
     changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
     return Plan(tuple(repairs), tuple(suppressed), changes, skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -49,8 +50,19 @@ def test_withdrawals_and_operations_are_never_blocked() -> None:
         assert breakers.blocks(Finding(Check.DNS_RECORD, "fern", "", 1, action, server_id="fern")) == ""
 
 
-def test_told_by_the_third_failure_alone() -> None:
-    assert _breakers({"copies": 3, "outcome": "failed"}).announced(PUBLISH)
-    assert not _breakers({"copies": 3}).announced(PUBLISH)
-    assert not _breakers({"copies": 2, "outcome": "failed"}, {"outcome": "unverified", "intent_at": "-1m"}).announced(PUBLISH)
-    assert not _breakers(unacknowledged=["fern"]).announced(PUBLISH)
+@pytest.mark.parametrize("outcome", ["failed", "unverified"])
+def test_told_by_the_third_failure_of_its_own_episode_alone(outcome: str) -> None:
+    """``act`` raises the alert for a repair that failed and for one whose end nobody saw."""
+    last = {"outcome": outcome, "intent_at": "-1m", "episode_id": "e1"}
+    opened = _breakers({"copies": 2, "outcome": "failed"}, last)
+    assert opened.announced(PUBLISH, "e1")
+    assert not opened.announced(PUBLISH, "e2")
+    assert not opened.announced(PUBLISH, None)
+    assert not opened.announced(dataclasses.replace(PUBLISH, check=Check.PROXY_REGISTRATION), "e1")
+    assert not _breakers({"copies": 2}, last).announced(PUBLISH, "e1")
+
+
+def test_not_told_where_no_failure_opened_it() -> None:
+    assert not _breakers({"copies": 3, "episode_id": "e1"}).announced(PUBLISH, "e1")
+    assert not _breakers(unacknowledged=["fern"]).announced(PUBLISH, "e1")
+    assert not _breakers({"copies": 3, "outcome": "failed", "episode_id": None}).announced(PUBLISH, None)

@@ -41,9 +41,10 @@ def test_an_escalation_reaches_people_with_its_command() -> None:
 
 
 def test_what_a_breaker_announced_is_not_announced_twice() -> None:
-    row = {"check": "dns_record", "action": "publish_dns", "subject": "fern", "copies": 3}
-    told = snapshots.snapshot(servers={"fern": {"published": False}}, repairs=[{**row, "outcome": "failed"}])
-    untold = snapshots.snapshot(servers={"fern": {"published": False}}, repairs=[row])
+    row = {"check": "dns_record", "action": "publish_dns", "subject": "fern", "copies": 3, "episode_id": "dns_record/fern"}
+    world = {"servers": {"fern": {"published": False}}, "episodes": {"dns_record/fern": {"reason": "repairing"}}}
+    told = snapshots.snapshot(world, repairs=[{**row, "outcome": "failed"}])
+    untold = snapshots.snapshot(world, repairs=[row])
     assert announce.events(decide(told, snapshots.POLICY), snapshots.NOW) == ()
     assert len(announce.events(decide(untold, snapshots.POLICY), snapshots.NOW)) == 1
 
