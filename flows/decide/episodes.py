@@ -9,13 +9,13 @@
 
 At most one transition per episode and sweep. ``announce`` says whether people hear of it; an announced OPENED or ESCALATED is what
 ``escalated_at`` remembers. Findings with a row of their own in the routing table are announced by it alone: when they are confirmed
-and no incident explains them, and when their severity grows; never recalled.
+and no incident explains them, and when their severity grows; never recalled. The stored severity is the one that was told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flows.domain.finding import ESCALATES, OWN_ROUTE, EpisodeChange, EpisodeRow, Finding, Policy, Reason, Transition
 
@@ -58,12 +58,15 @@ def _opened(verdict: Verdict) -> EpisodeChange:
 
 
 def _lasting(verdict: Verdict, episode: EpisodeRow, now: int, policy: Policy) -> EpisodeChange | None:
+    if verdict.reason in _HUSHED and verdict.finding.severity > episode.severity:
+        # Stored, it would look told. It grows once it is a case of its own again.
+        verdict = replace(verdict, finding=replace(verdict.finding, severity=episode.severity))
     finding = verdict.finding
     if episode.escalated_at is None:
         if _to_tell(verdict):
             return _change(Transition.ESCALATED, verdict, episode, announce=True)
     elif finding.check in OWN_ROUTE:
-        if finding.severity > episode.severity and verdict.reason not in _HUSHED:
+        if finding.severity > episode.severity:
             return _change(Transition.CHANGED, verdict, episode, announce=True)
     elif verdict.reason in _ESCALATES and now - max(episode.escalated_at, episode.recalled_at or 0) >= policy.recall_ms:
         return _change(Transition.RECALLED, verdict, episode, announce=True)

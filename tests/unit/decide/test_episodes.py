@@ -64,7 +64,19 @@ def test_a_row_of_its_own_is_never_recalled_and_grows_with_severity() -> None:
     told = _row(check, reason="no_repair", escalated_at=NOW - 9 * DAY)
     assert _one(Verdict(_finding(check), "no_repair"), told) is None
     assert _said(_one(Verdict(_finding(check, severity=2), "no_repair"), told)) == (Transition.CHANGED, True, False)
-    assert _said(_one(Verdict(_finding(check, severity=2), "correlated"), told)) == (Transition.CHANGED, False, False)
+
+
+def test_a_severity_that_grows_while_an_incident_explains_it_is_not_stored_before_it_is_told() -> None:
+    check = Check.BACKUP_MISSED
+    told = _row(check, reason="no_repair", escalated_at=NOW - 9 * DAY)
+    hushed = _one(Verdict(_finding(check, severity=2), "correlated"), told)
+    assert _said(hushed) == (Transition.CHANGED, False, False)
+    assert hushed is not None and hushed.finding is not None and hushed.finding.severity == 1
+    stays = _row(check, reason="correlated", escalated_at=NOW - 9 * DAY)
+    assert _one(Verdict(_finding(check, severity=2), "correlated"), stays) is None
+    after = _one(Verdict(_finding(check, severity=2), "no_repair"), stays)
+    assert _said(after) == (Transition.CHANGED, True, False)
+    assert after is not None and after.finding is not None and after.finding.severity == 2
 
 
 def test_closing() -> None:
