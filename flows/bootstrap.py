@@ -105,7 +105,6 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
 
     settings = settings or load()
     authority = CertificateAuthority(settings.agent.ca_dir)
-    authority.ensure()
 
     def identity(server: Server) -> Identity:
         certificate, key = authority.issue(server.id, server.address) if settings.agent.tls else (None, None)

@@ -21,6 +21,7 @@ from pathlib import Path
 from flows.cli.children import Child, ChildDied, Register
 from flows.cli.drain import drain, resume
 from flows.clients import engine_processes
+from flows.clients.ca import CertificateAuthority
 from flows.clients.engine_setup import EngineSetup
 from flows.domain.node import Node
 from flows.environment import META, merged
@@ -107,6 +108,7 @@ class Stack:
         self._write_env(values)
         self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
         asyncio.run(upgrade(self.settings.database.url.get_secret_value()))
+        CertificateAuthority(self.settings.agent.ca_dir).ensure()
         if self.fleet == "sim":
             asyncio.run(self._seed_nodes())
         if not self.settings.api.admin_token.get_secret_value():

@@ -104,7 +104,8 @@ def steps_of(kind: OperationKind, ctype: ContainerType) -> tuple[StepName, ...]:
 _O = OperationState
 #: The only legal moves; anything else is refused and audited.
 OPERATION_TRANSITIONS: Mapping[OperationState, frozenset[OperationState]] = {
-    _O.QUEUED: frozenset({_O.RUNNING, _O.CANCELLING, _O.COMPENSATING, _O.CANCELLED, _O.FAILED}),
+    # A deletion that no run took goes to cleanup_required: it is tried again, never failed.
+    _O.QUEUED: frozenset({_O.RUNNING, _O.CANCELLING, _O.COMPENSATING, _O.CLEANUP_REQUIRED, _O.CANCELLED, _O.FAILED}),
     _O.RUNNING: frozenset({_O.SUCCEEDED, _O.CANCELLING, _O.COMPENSATING, _O.CLEANUP_REQUIRED, _O.FAILED}),
     _O.CANCELLING: frozenset({_O.COMPENSATING, _O.CANCELLED, _O.CLEANUP_REQUIRED}),
     _O.COMPENSATING: frozenset({_O.FAILED, _O.CANCELLED, _O.CLEANUP_REQUIRED}),

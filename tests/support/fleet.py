@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from flows.clients.ca import CertificateAuthority
 from flows.decide.placement import place
 from flows.domain.intake import Creation, Ranges
 from flows.domain.node import Node
@@ -93,6 +94,7 @@ async def make(directory: Path, **overrides: str) -> World:
         **overrides,
     }
     settings = load(env)
+    CertificateAuthority(settings.agent.ca_dir).ensure()
     await upgrade(settings.database.url.get_secret_value())
     database = Database(settings.database.url.get_secret_value())
     try:
