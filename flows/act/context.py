@@ -16,7 +16,7 @@ from flows.domain.operation import Direction, Operation, OperationState, StepNam
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
 from flows.domain.sources import TaskStatus
-from flows.errors import AmbiguousEffect, Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
+from flows.errors import AmbiguousEffect, Busy, Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
 from flows.state import journal, leases, operations, servers
 from flows.state.database import Tx
 
@@ -100,18 +100,28 @@ class Context:
         return upid
 
     async def settle(self) -> None:
-        """Waits for the task that an interrupted run of this step left behind, however it ends."""
+        """Waits for the task that an interrupted run of this step left behind, however it ends: what it was about tells. Raises Temporary
+        while it may still run."""
         if self.row is None or self.row.upid is None:
             return
         try:
             await self.deps.proxmox.wait(self.row.upid, self.deps.settings.timing.operation_s)
         except (TaskFailed, NotFound) as error:
             self.say(f"the task of an earlier attempt ended: {error.why or error}")
-        except Unproven as error:
-            # Over, and nobody knows how: what it was about tells. One that may still run is waited for.
-            if not (await self.deps.proxmox.task(self.row.upid)).finished:
+        except (Busy, Unproven) as error:  # Busy: it met a lock and ended without effect, for good
+            if not await self._over(self.row.upid):
                 raise
             self.say(f"the task of an earlier attempt ended: {error.why}")
+
+    async def _over(self, upid: str) -> bool:
+        """Whether a task has ended, nobody knows how. One that its node knows no more (its log rotated, the node installed anew) is over
+        when nothing runs for the container, nor this task for the template."""
+        try:
+            return (await self.deps.proxmox.task(upid)).finished
+        except Unproven:
+            if await self.deps.proxmox.tasks_of(self.server.vmid):
+                return False
+            return upid not in {task.upid for task in await self.deps.proxmox.tasks_of(self.server.template_vmid)}
 
     async def play(self, playbook: str, variables: dict[str, object], secrets: dict[str, str] | None = None) -> PlayResult:
         """Runs a playbook on the container. Raises TaskFailed with the tail, Unreachable, DeadlineExceeded."""

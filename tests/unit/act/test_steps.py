@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -14,10 +16,12 @@ from flows.domain.agent import WorkloadState
 from flows.domain.finding import OPERATION_ACTIONS, Action
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
-from flows.errors import AmbiguousEffect, BadAnswer, Busy, Unauthorized
+from flows.domain.sources import TaskStatus
+from flows.errors import AmbiguousEffect, BadAnswer, Busy, Unauthorized, Unproven
 from flows.settings import TimingSettings
 from flows.state import accounts, attempts, customers, leases
 from flows.state import tables as t
+from tests.unit.act import fakes
 from tests.unit.act.conftest import House
 
 
@@ -178,3 +182,62 @@ async def test_nothing_is_started_for_a_suspended_customer(house: House, kind: O
     assert not house.world.times("agent.start") + house.world.times("agent.restart")
     assert not await house.rows(select(t.observations).where(t.observations.c.ready.is_(True)))
     assert await house.state(operation) is OperationState.SUCCEEDED
+
+
+class Locked(fakes.Proxmox):
+    """Its first task of a kind ends on a lock; what becomes of a task belongs to its UPID, for good. ``end``: how waiting for it ends."""
+
+    def __init__(self, world: fakes.World, kind: str, end: Exception, *, known: bool = True, running: int = 0) -> None:
+        super().__init__(world)
+        self.kind, self.end, self.known, self.running, self.poisoned = kind, end, known, running, ""
+
+    async def _power(self, name: str, vmid: int, to: str) -> str:
+        if name != self.kind or self.poisoned:
+            return f"{await super()._power(name, vmid, to)}{self.w.times(f'proxmox.{name}')}"
+        self.poisoned = f"UPID:pve1:1:1:1:vz{name}:{vmid}:zlh@pve!autopilot:"
+        self.w.calls.append(f"proxmox.{name}")
+        return self.poisoned
+
+    async def wait(self, upid: str, deadline_s: float) -> TaskStatus:
+        if upid == self.poisoned:
+            raise self.end
+        return await super().wait(upid, deadline_s)
+
+    async def task(self, upid: str) -> TaskStatus:
+        if upid == self.poisoned and not self.known:
+            raise Unproven("task", why="no such task")
+        return await super().task(upid)
+
+    async def tasks_of(self, vmid: int) -> Sequence[TaskStatus]:
+        self.running -= 1
+        return [TaskStatus(self.poisoned, False, False)] if self.running >= 0 else []
+
+
+ENDS = pytest.mark.parametrize(
+    ("end", "known"), [(Busy("task", why="CT is locked (backup)"), True), (Unproven("task", why="no such task"), False)], ids=["locked", "unknown"]
+)
+
+
+@ENDS
+async def test_a_start_whose_task_is_over_without_effect_is_ordered_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, end: Exception, known: bool
+) -> None:
+    """A backup's lock of a second, or a task that its node has forgotten, must not stand for ever between a server and its start."""
+
+    async def yes(address: str) -> bool:
+        return True
+
+    monkeypatch.setattr("flows.act.steps.container._answers", yes)
+    server = await house.server()
+    house.world.containers[server.vmid].status = "stopped"
+    operation = await house.order(OperationKind.START, server)
+    deps = replace(house.deps(), proxmox=Locked(house.world, "start", end, known=known, running=2))
+    assert await house.run(operation, deps) == "succeeded"
+    assert house.world.times("proxmox.start") == 2
+
+
+@ENDS
+async def test_a_deletion_goes_on_after_a_stop_that_is_over_without_effect(house: House, end: Exception, known: bool) -> None:
+    operation = await house.order(OperationKind.DELETE)
+    assert await house.run(operation, replace(house.deps(), proxmox=Locked(house.world, "stop", end, known=known))) == "succeeded"
+    assert house.world.times("proxmox.stop") == 2 and not house.world.containers
