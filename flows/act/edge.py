@@ -69,10 +69,11 @@ async def register(deps: Deps, server: Server, token: int) -> bool:
 
 
 async def deregister(deps: Deps, name: str, token: int) -> bool:
-    if name not in (await deps.proxy.view()).registrations:
-        return False
+    """Always sent, listed or not: it raises the bridge's fence for the name, so that a registration still on its way from an older holder
+    is refused. Whether the name was listed."""
+    listed = name in (await deps.proxy.view()).registrations
     await _sent(deps, deps.proxy.deregister(name, token))
-    return True
+    return listed
 
 
 async def _sent(deps: Deps, call: Awaitable[None]) -> None:

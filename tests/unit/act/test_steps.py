@@ -17,7 +17,8 @@ from flows.domain.finding import OPERATION_ACTIONS, Action
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
 from flows.domain.sources import TaskStatus
-from flows.errors import AmbiguousEffect, BadAnswer, Busy, Unauthorized, Unproven
+from flows.errors import AmbiguousEffect, BadAnswer, Busy, TaskFailed, Unauthorized, Unproven
+from flows.lab.bridge.backends import Backend, Backends, Superseded
 from flows.settings import TimingSettings
 from flows.state import accounts, attempts, customers, leases
 from flows.state import tables as t
@@ -241,3 +242,26 @@ async def test_a_deletion_goes_on_after_a_stop_that_is_over_without_effect(house
     operation = await house.order(OperationKind.DELETE)
     assert await house.run(operation, replace(house.deps(), proxmox=Locked(house.world, "stop", end, known=known))) == "succeeded"
     assert house.world.times("proxmox.stop") == 2 and not house.world.containers
+
+
+class Fence(fakes.Proxy):
+    """The lab bridge's own memory of lease tokens."""
+
+    def __init__(self, world: fakes.World, bridge: Backends) -> None:
+        super().__init__(world)
+        self.bridge = bridge
+
+    async def deregister(self, name: str, token: int) -> None:
+        await super().deregister(name, token)
+        self.bridge.remove(name, token)
+
+
+async def test_an_undo_raises_the_bridges_fence_though_nothing_is_listed_yet(house: House) -> None:
+    """The run was frozen before its PUT; its successor undoes; then the PUT arrives."""
+    bridge = Backends()
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+    house.world.before["register"] = [TaskFailed("register", why="no")]
+    assert await house.run(operation, replace(house.deps(), proxy=Fence(house.world, bridge))) == "failed"
+    with pytest.raises(Superseded):
+        bridge.put(Backend(name=server.name, address=server.address, port=server.game_port, lease_token=1))
