@@ -17,7 +17,7 @@ from flows.cli import output, session
 from flows.cli.commands import group_of
 from flows.cli.listings import complete_customer, complete_operation, complete_server, one
 from flows.cli.nouns import BY_NAME
-from flows.errors import Temporary
+from flows.errors import RateLimited, Temporary
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -27,7 +27,19 @@ Server = Annotated[str, typer.Argument(metavar="SERVER", help="name or id", auto
 OperationId = Annotated[str, typer.Argument(metavar="ID", help="id, its beginning or its end", autocompletion=complete_operation)]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 #: Seconds between two looks, and how long an API that does not answer is waited for.
-LOOK_S, PATIENCE_S = 0.3, 60.0
+LOOK_S, PATIENCE_S = 1.0, 60.0
+#: What the options of ``zlh create`` are called in the order.
+NAMES = {
+    "name": "NAME",
+    "ctype": "--type",
+    "flavor": "--flavor",
+    "version": "--version",
+    "memory_mb": "--memory",
+    "cores": "--cores",
+    "disk_gb": "--disk",
+    "request_nonce": "--nonce",
+    "customer_id": "--customer",
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -73,7 +85,7 @@ def delete(server: Server, yes: output.Yes = False, wait: Wait = True, json: out
     """Delete a server for good."""
     found = _server(server, final=True)
     output.confirm(f"delete {found['name']} of {found['customer']} and everything in it?", yes)
-    _order("DELETE", f"/api/servers/{found['id']}", wait, json)
+    _order("DELETE", f"/api/servers/{found['id']}", wait, json, gone=found)
 
 
 def start(server: Server, wait: Wait = True, json: output.Json = False) -> None:
@@ -114,46 +126,45 @@ def _operation(given: str, *, final: bool = False) -> str:
     return str(one(BY_NAME["operations"], given, final=final)[0]["id"])
 
 
-def _order(method: str, path: str, wait: bool, json: bool, body: Mapping[str, Any] | None = None, wanted: str = "succeeded") -> None:
+def _order(
+    method: str,
+    path: str,
+    wait: bool,
+    json: bool,
+    body: Mapping[str, Any] | None = None,
+    wanted: str = "succeeded",
+    gone: Mapping[str, Any] | None = None,
+) -> None:
+    """``gone``: the server that is to be deleted; then its state decides, whichever operation brought it there."""
     from flows.clients import own_api
 
     settings = session.settings()
-    answer = own_api.call(settings.api, method, path, body)
+    answer = own_api.call(settings.api, method, path, body, named=NAMES)
     operation = answer.get("operation")
-    if not isinstance(operation, dict):
-        output.data(answer) if json else output.text("nothing to do: it already is so")
-    elif wait:
-        _follow(settings, str(operation["id"]), json, wanted)
+    if isinstance(operation, dict) and wait:
+        _follow(settings, str(operation["id"]), json, wanted, gone)
     elif json:
         output.data(answer)
-    else:
+    elif isinstance(operation, dict):
         output.text(f"operation {operation['id']}: zlh operations follow {str(operation['id'])[-8:]}")
+    elif gone is not None:
+        output.text(f"deleted {gone['name']}")
+    else:
+        output.text("nothing to do: it already is so")
 
 
-def _follow(settings: Settings, operation_id: str, json: bool, wanted: str = "succeeded") -> None:
+def _follow(settings: Settings, operation_id: str, json: bool, wanted: str = "succeeded", gone: Mapping[str, Any] | None = None) -> None:
     """Prints each step as it begins and ends; exit 1 unless it ended as wanted."""
-    from flows.clients import own_api
-
-    steps = _Steps()
-    silent: float | None = None
+    steps = _Steps(json)
     try:
         while True:
-            try:
-                seen = own_api.call(settings.api, "GET", f"/api/operations/{operation_id}")
-                silent = None
-            except Temporary as error:
-                silent = silent or time.monotonic()
-                if time.monotonic() - silent > PATIENCE_S:
-                    raise
-                if not json:
-                    steps.remark(str(error))
-                time.sleep(LOOK_S * 5)
-                continue
+            seen = _ask(settings, f"/api/operations/{operation_id}", steps)
             if not json:
                 steps.show(seen)
             if seen.get("state") in ENDED:
                 break
             time.sleep(LOOK_S)
+        server = _ask(settings, f"/api/servers/{gone['id']}", steps) if gone is not None else {}
     except KeyboardInterrupt:
         short = operation_id[-8:]
         sys.stderr.write(f"\nit goes on · follow it: zlh operations follow {short} · take a creation back: zlh operations cancel {short}\n")
@@ -164,14 +175,43 @@ def _follow(settings: Settings, operation_id: str, json: bool, wanted: str = "su
         problem = seen.get("error") or {}
         why = " · ".join(str(problem[k]) for k in ("what", "why", "remedy") if problem.get(k))
         steps.line(f"{seen['kind']} {seen['state']}" + (f": {why}" if why else ""))
-    if seen.get("state") != wanted:
+    if gone is None:
+        good = seen.get("state") == wanted
+    else:
+        good = server.get("state") == "deleted"
+        if good and not json:
+            output.text(f"deleted {gone['name']}")
+        elif not good:
+            output.remark(f"zlh: delete {gone['name']} · it is {server.get('state')} · order it again: zlh delete {gone['name']}")
+    if not good:
         raise SystemExit(1)
+
+
+def _ask(settings: Settings, path: str, steps: _Steps) -> dict[str, Any]:
+    """The answer, however long that takes where the API asks to wait, and for a while where there is none."""
+    from flows.clients import own_api
+
+    silent: float | None = None
+    while True:
+        try:
+            return own_api.call(settings.api, "GET", path)
+        except RateLimited as error:
+            silent = None
+            steps.remark(str(error))
+            time.sleep(error.retry_after or LOOK_S)
+        except Temporary as error:
+            silent = silent or time.monotonic()
+            if time.monotonic() - silent > PATIENCE_S:
+                raise
+            steps.remark(str(error))
+            time.sleep(error.retry_after or LOOK_S)
 
 
 class _Steps:
     """What was printed so far, so that a line is printed once."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._began = time.monotonic()
         self._shown: set[tuple[str, str]] = set()
         self._state = self._said = ""
@@ -188,7 +228,7 @@ class _Steps:
                 self._shown.add(mark)
 
     def remark(self, said: str) -> None:
-        if said != self._said:
+        if said != self._said and not self._quiet:
             self._said = said
             sys.stderr.write(f"zlh: {said} · still trying\n")
 

@@ -46,7 +46,7 @@ def test_an_order_goes_through_the_front_door(zlh: Callable[..., Said], api: str
     assert said.status == 1
     said = zlh("create", "Www!", "--customer", "alice", "--no-wait")
     assert said.status == 2
-    assert "name" in said.err
+    assert "NAME" in said.err
     cancelled = json.loads(zlh("operations", "cancel", ordered["operation"]["id"][-8:], "--no-wait", "--json").out)
     assert cancelled["operation"]["id"] == ordered["operation"]["id"]
 

@@ -1,0 +1,145 @@
+"""Following an order: what is waited for, what is printed, and what counts as done. The front door's answers are scripted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from flows.cli import orders
+from flows.domain.operation import OperationState
+from flows.state import operations, servers
+from flows.state.database import Tx
+from tests.unit.state.conftest import Make
+
+from .conftest import Fleet, Said
+
+OPERATION = "01980000-0000-7000-8000-000000000001"
+
+
+@dataclass
+class Script:
+    """Answers by ``METHOD /path``, one after the other; the last is repeated."""
+
+    answers: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def next(self, call: str) -> tuple[int, dict[str, Any]]:
+        self.asked.append(call)
+        answers = self.answers[call]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    known = Script()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            status, document = known.next(f"{self.command} {self.path}")
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            if "wait" in document:
+                self.send_header("Retry-After", str(document["wait"]))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of the standard library
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    monkeypatch.setenv("ZLH_API__PUBLIC_BIND", f"127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("ZLH_API__ADMIN_TOKEN", "zlh_x")
+    monkeypatch.setattr(orders, "LOOK_S", 0.01)
+    yield known
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def operation(state: str, kind: str = "provision", *steps: tuple[str, str]) -> dict[str, Any]:
+    told = [{"name": name, "state": how, "started_at": None, "finished_at": None} for name, how in steps]
+    return {"id": OPERATION, "kind": kind, "state": state, "attempt": 1, "steps": told, "error": None}
+
+
+def test_a_busy_api_is_waited_for(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    slow = (429, {"type": "urn:zlh:problem:rate_limited", "title": "Too many requests", "wait": 1})
+    script.answers = {
+        f"POST /api/servers/{fleet.ids['moss']}/restart": [(202, {"operation": operation("queued", "restart")})],
+        f"GET /api/operations/{OPERATION}": [slow, slow, (200, operation("succeeded", "restart"))],
+    }
+    said = zlh("restart", "moss")
+    assert said.status == 0, said.err
+    assert said.err.count("Too many requests · try again in 1 s · still trying") == 1
+    assert "restart succeeded" in said.out
+
+
+def test_a_second_passes_between_two_looks() -> None:
+    assert orders.LOOK_S == 1.0
+
+
+def test_deleting_during_creation_is_done_when_the_server_is_gone(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    script.answers = {
+        f"DELETE /api/servers/{fleet.ids['moss']}": [(202, {"operation": operation("running")})],
+        f"GET /api/operations/{OPERATION}": [(200, operation("compensating")), (200, operation("cancelled"))],
+        f"GET /api/servers/{fleet.ids['moss']}": [(200, {"state": "deleted"})],
+    }
+    said = zlh("delete", "moss", "--yes")
+    assert (said.status, said.err) == (0, "")
+    assert said.out.endswith("deleted moss\n")
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed"])
+def test_a_server_that_is_still_there_was_not_deleted(zlh: Callable[..., Said], fleet: Fleet, script: Script, end: str) -> None:
+    script.answers = {
+        f"DELETE /api/servers/{fleet.ids['moss']}": [(202, {"operation": operation("running")})],
+        f"GET /api/operations/{OPERATION}": [(200, operation(end))],
+        f"GET /api/servers/{fleet.ids['moss']}": [(200, {"state": "active"})],
+    }
+    said = zlh("delete", "moss", "--yes")
+    assert said.status == 1
+    assert "deleted moss" not in said.out
+    assert said.err == "zlh: delete moss · it is active · order it again: zlh delete moss\n"
+
+
+def test_deleting_what_failed_cleanly_says_deleted(zlh: Callable[..., Said], api: str, fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def fail(tx: Tx) -> None:
+        made = await Make().server(tx, customer_id=fleet.ids["customer"], name="broken", vmid=10_900, address="10.20.9.9")
+        order = await Make().operation(tx, made)
+        await operations.set_state(tx, order.id, OperationState.FAILED)
+        await servers.mark_failed(tx, made.id, "test")
+
+    write(fail)
+    said = zlh("delete", "broken", "--yes")
+    assert (said.status, said.out) == (0, "deleted broken\n")
+
+
+def test_a_refused_order_names_the_option_and_what_to_do(zlh: Callable[..., Said], api: str) -> None:
+    zlh("customers", "add", "alice")
+    said = zlh("create", "fern", "--customer", "alice", "--memory", "1", "--cores", "0", "--no-wait")
+    assert said.status == 2
+    assert said.err.startswith("zlh: --memory: 1 is not valid · ")
+    assert "; --cores " in said.err
+    assert said.err.endswith(" · correct it and order again\n")
+
+
+def test_a_used_up_quota_says_what_to_do(zlh: Callable[..., Said], api: str, write: Callable[..., Any]) -> None:
+    async def host(tx: Tx) -> None:
+        await Make().node(tx)
+
+    write(host)
+    zlh("customers", "add", "alice")
+    said = zlh("create", "fern", "--customer", "alice", "--memory", "1000000", "--no-wait")
+    assert said.status == 1
+    assert "quota" in said.err
+    assert said.err.rstrip().endswith("ask for less, delete one of the customer's servers, or add a customer with a larger plan")
