@@ -6,6 +6,7 @@ from flows.api.catalog_cache import Promoted
 from flows.api.deps import ApiDeps
 from flows.api.models import CreateBody
 from flows.api.problems import Problem, invalid
+from flows.domain.flavor import misfit
 from flows.domain.intake import Accepted, Creation
 from flows.domain.server import ContainerType, Runtime
 from flows.errors import AutomationError, Conflict, NotFound, Unreachable
@@ -41,7 +42,7 @@ async def submit(deps: ApiDeps, order: Creation) -> Accepted:
     """Commits the order, or finds it. The catalog is asked before, never inside, the transaction; a repeat of what was accepted once
     is answered even if the catalog has changed or gone since."""
     try:
-        await _check_catalog(deps, order)
+        await _check(deps, order)
     except (Problem, AutomationError):
         repeated = await _find(deps, order)
         if repeated is None:
@@ -75,9 +76,13 @@ async def _find(deps: ApiDeps, order: Creation) -> Accepted | None:
         return await intake.repeat_of(tx, order)
 
 
-async def _check_catalog(deps: ApiDeps, order: Creation) -> None:
-    """Only promoted versions can be ordered. Without any catalog a game goes on (its jar is looked up again when it is built); a runtime,
-    which the customer picked from that very catalog, does not. Raises 422 by field, and what the catalog raises."""
+async def _check(deps: ApiDeps, order: Creation) -> None:
+    """Flavor and type must agree, whatever the catalog does. Only promoted versions can be ordered. Without any catalog a game goes on
+    (its jar is looked up again when it is built); a runtime, which the customer picked from that very catalog, does not. Raises 422 by
+    field, and what the catalog raises."""
+    wrong = misfit(order.ctype, order.flavor, order.version)
+    if wrong is not None:
+        raise invalid([wrong])
     try:
         promoted = await deps.promoted.promoted()
     except AutomationError:

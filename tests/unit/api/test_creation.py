@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from sqlalchemy import select
 
 from flows.api.app import public_app
 from flows.api.deps import ApiDeps
 from flows.bootstrap import router
+from flows.domain.flavor import ENVIRONMENTS, GAMES
 from flows.domain.node import Node
 from flows.domain.operation import AttemptState
 from flows.domain.server import Desired, Edge, ServerState
 from flows.errors import Unreachable
+from flows.lab.config import ProxmoxConfig
 from flows.settings import Settings
 from flows.state import attempts, audit, nodes, operations, outbox, servers
 from flows.state import tables as t
@@ -26,6 +30,7 @@ from flows.state.customers import PlanLimits, put_plan
 from flows.state.database import Database, Tx
 from tests.support.house import House, Lane, build, order, ordered
 
+PROJECT = Path(__file__).parents[3]
 TABLES = (t.servers, t.operations, t.attempts, t.vmids, t.addresses)
 
 
@@ -185,3 +190,11 @@ async def second_process(house: House, settings: Settings, token: str | None = N
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://other", timeout=30) as client:
         yield Lane(client, token or house.alice.token, None)
     await database.close()
+
+
+def test_the_labs_templates_and_the_games_role_are_of_known_flavors() -> None:
+    role = yaml.safe_load((PROJECT / "roles/fabric_server/meta/argument_specs.yml").read_text())
+    described = role["argument_specs"]["main"]["options"]["fabric_server_flavor"]["description"]
+    assert {word.strip(".,") for word in described.split(" - ")[1].split()} - {"or"} == GAMES
+    assert {template.flavor for template in ProxmoxConfig().templates} <= GAMES | ENVIRONMENTS.keys()
+    assert not GAMES & ENVIRONMENTS.keys()
