@@ -22,7 +22,7 @@ from flows.domain.node import Node
 from flows.domain.operation import AttemptState
 from flows.domain.server import Desired, Edge, ServerState
 from flows.errors import Unreachable
-from flows.lab.config import ProxmoxConfig
+from flows.lab.config import DEFAULT_TEMPLATES
 from flows.settings import Settings
 from flows.state import attempts, audit, nodes, operations, outbox, servers
 from flows.state import tables as t
@@ -196,5 +196,5 @@ def test_the_labs_templates_and_the_games_role_are_of_known_flavors() -> None:
     role = yaml.safe_load((PROJECT / "roles/fabric_server/meta/argument_specs.yml").read_text())
     described = role["argument_specs"]["main"]["options"]["fabric_server_flavor"]["description"]
     assert {word.strip(".,") for word in described.split(" - ")[1].split()} - {"or"} == GAMES
-    assert {template.flavor for template in ProxmoxConfig().templates} <= GAMES | ENVIRONMENTS.keys()
+    assert {template.flavor for template in DEFAULT_TEMPLATES} <= GAMES | ENVIRONMENTS.keys()
     assert not GAMES & ENVIRONMENTS.keys()
