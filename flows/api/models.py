@@ -63,8 +63,9 @@ class CreateBody(Body):
         return value
 
     def fingerprint(self) -> str:
-        """SHA-256 over what is ordered: equal for a repeat, different for another order. A field left out equals its null."""
-        wanted = self.model_dump(exclude={"request_nonce", "customer_id"}, exclude_none=True)
+        """SHA-256 over what is ordered: equal for a repeat, different for another order. A field left out equals its null and its empty value."""
+        given = self.model_dump(exclude={"request_nonce", "customer_id"})
+        wanted = {name: value for name, value in given.items() if value}
         return hashlib.sha256(json.dumps(wanted, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
