@@ -12,6 +12,8 @@ from flows.domain.names import problem_with
 
 #: A version or flavor: also a path component of the artifact server and a value in an inventory, so never more than this.
 _WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
+#: 9999-12-31T23:59:59.999Z: a later time has no calendar form.
+LAST_MS = 253_402_300_799_999
 Word = Annotated[StrictStr, Field(pattern=_WORD)]
 
 
@@ -89,10 +91,10 @@ class BrakeBody(Body):
 
 
 class PauseBody(BrakeBody):
-    """``until`` in ms, left out: until resumed."""
+    """``until`` in ms, at most the end of the year 9999; left out: until resumed."""
 
     reason: Annotated[StrictStr, Field(min_length=1, max_length=255)]
-    until: Annotated[StrictInt, Field(gt=0)] | None = None
+    until: Annotated[StrictInt, Field(gt=0, le=LAST_MS)] | None = None
 
 
 class ResumeBody(BrakeBody):

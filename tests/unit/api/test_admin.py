@@ -90,6 +90,9 @@ async def test_pause_and_resume(house: House) -> None:
         ({"scope": "all", "reason": "x", "target": "pve1"}, "target"),
         ({"scope": "all"}, "reason"),
         ({"scope": "all", "reason": "x", "until": 1}, "until"),
+        ({"scope": "all", "reason": "x", "until": 253_402_300_800_000}, "until"),
+        ({"scope": "all", "reason": "x", "until": 2**63}, "until"),
+        ({"scope": "all", "reason": "x", "until": 10**30}, "until"),
         ({"scope": "host", "reason": "x"}, "target"),
         ({"scope": "host", "reason": "x", "target": "pve9"}, "target"),
         ({"scope": "server", "reason": "x", "target": "lotus"}, "target"),
@@ -99,6 +102,11 @@ async def test_a_pause_that_cannot_be(house: House, body: dict[str, object], fie
     answer = await house.operator.post("/api/admin/brakes/pause", body)
     assert (answer.status_code, [e["field"] for e in answer.json()["errors"]]) == (422, [field])
     assert await house.count(t.brakes) == 0
+
+
+async def test_the_longest_pause_there_is(house: House) -> None:
+    paused = await house.operator.post("/api/admin/brakes/pause", {"scope": "all", "reason": "x", "until": 253_402_300_799_999})
+    assert (paused.status_code, paused.json()["until"]) == (201, "9999-12-31T23:59:59.999Z")
 
 
 async def test_a_brake_is_announced_in_its_own_transaction(house: House) -> None:
