@@ -22,7 +22,7 @@ from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding,
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
 from flows.errors import AutomationError, Busy, Fenced
-from flows.state import brakes, control, leases, outbox, repairs
+from flows.state import brakes, control, epochs, leases, outbox, repairs
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
@@ -33,9 +33,18 @@ _ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK, Action.NEX
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
     """Carries out one repair of a sweep with ``left_s`` seconds to go. None: it did not begin (locked meanwhile, or no time left).
-    Raises Fenced when the sweep itself is superseded."""
-    if repair.action in OPERATION_ACTIONS:
-        return await _operation(deps, repair, epoch)
+    Raises Fenced when the sweep itself is superseded, and nothing else: a row that cannot be repaired must not keep others from it."""
+    try:
+        if repair.action in OPERATION_ACTIONS:
+            return await _operation(deps, repair, epoch)
+        return await _leased(deps, repair, epoch, left_s)
+    except AutomationError as error:
+        log.warning("not repaired", finding=repair.finding.key, error=str(error))
+        await _superseded(deps, epoch, error)
+        return await _failed(deps, repair, epoch, error)
+
+
+async def _leased(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
     handler = HANDLERS[repair.action]
     if handler.limit_s > left_s:
         return None
@@ -61,8 +70,36 @@ async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Ou
         outcome, detail = Outcome.FAILED, str(error)
     except TimeoutError:
         outcome, detail = Outcome.UNVERIFIED, f"not finished in {handler.limit_s:g} s"
-    await _outcome(deps, repair, repair_id, lease, epoch, outcome, detail)
-    return outcome
+    return await _outcome(deps, repair, repair_id, lease, epoch, outcome, detail)
+
+
+async def _superseded(deps: Deps, epoch: int, error: AutomationError) -> None:
+    """Raises ``error`` where it means that the sweep is over: a newer one holds the epoch, or nobody can say that none does. Any other
+    Fenced concerns one row alone."""
+    if not isinstance(error, Fenced):
+        return
+    try:
+        async with deps.database.read() as tx:
+            row = await epochs.current(tx)
+    except AutomationError:
+        raise error from None
+    if row is None or row[0] != epoch:
+        raise error
+
+
+async def _failed(deps: Deps, repair: Repair, epoch: int, error: AutomationError) -> Outcome:
+    """What could not even be begun: its transaction left nothing, so intent and outcome are written here. A database that is gone records
+    nothing; the next sweep begins anew."""
+    try:
+        async with deps.database.write(epoch=epoch) as tx:
+            repair_id = await repairs.intent(tx, repair, epoch, counted=breakers.counts(repair.action))
+            await repairs.outcome(tx, repair_id, Outcome.FAILED, str(error)[:1000])
+            await _announce(deps, tx, repair, repair_id, Outcome.FAILED, str(error))
+    except Fenced:
+        raise
+    except AutomationError as unwritten:
+        log.error("the failure could not be recorded", finding=repair.finding.key, error=str(unwritten))
+    return Outcome.FAILED
 
 
 async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome | None:
@@ -115,18 +152,24 @@ async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] |
         return None
 
 
-async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease, epoch: int, outcome: Outcome, detail: str) -> None:
-    """A fenced actor may append its outcome, marked ``fenced``, and nothing else."""
+async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease, epoch: int, outcome: Outcome, detail: str) -> Outcome:
+    """Writes how it ended, and returns it. A fenced actor may append its outcome, marked ``fenced``, and nothing else. An outcome that the
+    database did not take leaves intent and lease open: a later sweep closes both as unverified."""
     try:
         async with deps.database.write(epoch=epoch) as tx:
             await leases.check(tx, lease.subject, lease.token)
             await repairs.outcome(tx, repair_id, outcome, detail[:1000])
             await leases.release(tx, lease.subject, lease.token)
             await _announce(deps, tx, repair, repair_id, outcome, detail)
-    except Fenced:
+    except Fenced as error:
         async with deps.database.write() as tx:
-            await repairs.outcome(tx, repair_id, Outcome.FENCED, detail[:1000])
-        raise
+            await repairs.outcome(tx, repair_id, Outcome.FENCED, detail[:1000] or str(error)[:1000])
+        await _superseded(deps, epoch, error)
+        return Outcome.FENCED
+    except AutomationError as error:
+        log.error("the outcome could not be recorded", finding=repair.finding.key, outcome=outcome.value, error=str(error))
+        return Outcome.UNVERIFIED
+    return outcome
 
 
 async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome: Outcome, detail: str) -> None:

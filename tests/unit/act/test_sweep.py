@@ -1,0 +1,103 @@
+"""A whole sweep over a database and a world in memory: one bad row must not stop the rest of its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+from sqlalchemy import select, update
+
+from flows.act import repair as repairing
+from flows.act.deps import Deps
+from flows.act.repairs import operations as operation_repairs
+from flows.act.sweep import SweepResult, sweep
+from flows.decide.plan import decide
+from flows.domain.finding import Action, Check, Finding, Outcome, Repair
+from flows.domain.operation import OperationKind, OperationState
+from flows.errors import AutomationError, Busy, Conflict, Fenced, NotFound, Unreachable
+from flows.state import epochs, fleet
+from flows.state import tables as t
+from flows.state.database import Tx
+from tests.support import snapshots
+from tests.support.controller import NoGate
+from tests.unit.act import fakes
+from tests.unit.act.conftest import House
+
+
+async def _sweep(house: House, deps: Deps | None = None) -> SweepResult:
+    return await sweep(deps or house.deps(), NoGate(), house.said.append)
+
+
+async def _planned(house: House, action: Action) -> Repair:
+    """What deciding orders for the database as it is."""
+    async with house.db.read() as tx:
+        known, now = await fleet.load(tx), tx.now
+    plan = decide(dataclasses.replace(snapshots.snapshot({}), fleet=known, now=now), snapshots.POLICY)
+    return next(r for r in plan.repairs if r.action is action)
+
+
+async def _carry_out(house: House, repair: Repair, deps: Deps | None = None) -> Outcome | None:
+    deps = deps or house.deps()
+    epoch = await epochs.begin(deps.database, deps.holder, 30_000)
+    assert epoch is not None
+    return await repairing.carry_out(deps, repair, epoch, 40.0)
+
+
+async def test_a_deletion_that_no_run_took_is_tried_again_later(house: House) -> None:
+    operation = await house.order(OperationKind.DELETE)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=0))
+    result = await _sweep(house)
+    assert dict(result.outcomes) == {f"stuck_provisioning/operation:{operation.id}": "repaired"}
+    found = await house.operation(operation.id)
+    assert (found.state, found.undo_failures) == (OperationState.CLEANUP_REQUIRED, 1)
+
+
+@pytest.mark.parametrize("error", [Conflict("row", why="no"), Fenced("attempt", why="a newer one"), Busy("row"), Unreachable("row"), NotFound("row")])
+async def test_one_bad_row_does_not_stop_the_plan(house: House, monkeypatch: pytest.MonkeyPatch, error: AutomationError) -> None:
+    bad, good = [await house.order(OperationKind.START) for _ in range(2)]
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=0))
+    order = operation_repairs.order
+
+    async def spoilt(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
+        if finding.operation_id == bad.id:
+            raise error
+        return await order(deps, tx, finding, action)
+
+    monkeypatch.setattr(operation_repairs, "order", spoilt)
+    result = await _sweep(house)
+    outcomes: Mapping[str, str] = dict(result.outcomes)
+    assert (outcomes[f"stuck_provisioning/operation:{bad.id}"], outcomes[f"stuck_provisioning/operation:{good.id}"]) == ("failed", "repaired")
+    assert await house.state(good) is OperationState.FAILED
+    rows = await house.rows(select(t.repairs.c.outcome, t.repairs.c.detail).where(t.repairs.c.subject == f"operation:{bad.id}"))
+    assert [(r.outcome, r.detail) for r in rows] == [("failed", str(error))]
+
+
+async def test_a_lease_that_passed_on_ends_its_repair_and_not_the_sweep(house: House) -> None:
+    """The lease was lost between effect and outcome: another's server now, but the sweep is still ours."""
+    server = await house.server()
+
+    async def lose() -> None:
+        async with house.db.write() as tx:
+            await tx.execute(update(t.leases).values(token=t.leases.c.token + 1, holder="another"))
+
+    house.world.after["publish"] = [lose]
+    finding = fakes.finding(server)
+    assert await _carry_out(house, Repair(finding, Action.PUBLISH_DNS)) is Outcome.FENCED
+    assert [r.outcome for r in await house.rows(select(t.repairs.c.outcome))] == ["fenced"]
+
+
+async def test_a_superseded_epoch_ends_the_sweep(house: House) -> None:
+    operation = await house.order(OperationKind.START)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=0))
+    repair = await _planned(house, Action.FAIL_STUCK)
+    deps = house.deps()
+    epoch = await epochs.begin(deps.database, deps.holder, 30_000)
+    assert epoch is not None and repair.finding.check is Check.STUCK_PROVISIONING
+    with pytest.raises(Fenced):
+        await repairing.carry_out(deps, repair, epoch - 1, 40.0)
+    assert await house.state(operation) is OperationState.QUEUED
+    assert not await house.rows(select(t.repairs))
