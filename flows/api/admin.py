@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from flows.api.auth import Admin
+from flows.api.auth import Admin, AdminsRoute
 from flows.api.deps import ApiDeps
 from flows.api.models import CustomerBody, PauseBody, ResumeBody
 from flows.api.problems import invalid
@@ -21,7 +21,7 @@ from flows.state.customers import Customer
 from flows.state.database import Tx
 from flows.state.tokens import Caller
 
-router = APIRouter(prefix="/api/admin")
+router = APIRouter(prefix="/api/admin", route_class=AdminsRoute)
 
 
 @router.get("/customers")

@@ -8,10 +8,10 @@ import json
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from flows.api.auth import CallerOf
+from flows.api.auth import CallerOf, CallersRoute
 from flows.api.deps import ApiDeps
 
-router = APIRouter()
+router = APIRouter(route_class=CallersRoute)
 
 
 @router.get("/api/catalog/runtimes")

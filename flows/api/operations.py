@@ -7,7 +7,7 @@ import uuid
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from flows.api.auth import CallerOf
+from flows.api.auth import CallerOf, CallersRoute
 from flows.api.deps import ApiDeps
 from flows.api.problems import Problem
 from flows.api.servers import ordered, owned
@@ -19,7 +19,7 @@ from flows.state import journal, operations, orders
 from flows.state.database import Tx
 from flows.state.tokens import Caller
 
-router = APIRouter()
+router = APIRouter(route_class=CallersRoute)
 
 
 @router.get("/api/operations/{operation_id:uuid}")

@@ -41,6 +41,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from flows.errors import (
     AutomationError,
@@ -89,6 +90,7 @@ _KINDS = {"nonce_used": "nonce_reused", "operation_live": "server_held", "lease_
 RETRY_AFTER_S = {"no_capacity": 60.0, "intake_closed": 60.0, "unavailable": 5.0}
 #: Kinds whose facts the customer may read.
 _OPEN = frozenset({"billing", "name_taken", "nonce_reused", "server_held", "wrong_state", "not_cancellable", "not_retryable", "quota"})
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MEDIA = "application/problem+json"
 
 
@@ -168,10 +170,14 @@ def install(app: FastAPI) -> None:
         return invalid([(_field(e["loc"]), _text(e)) for e in error.errors()]).response()
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # the framework's answer to a body that its parser cannot even refuse
+            return invalid([("body", "is not JSON that can be read")]).response()
         names = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
         answer = Problem(names.get(error.status_code, "internal" if error.status_code >= 500 else "not_found")).response()
         for name, value in (error.headers or {}).items():
             answer.headers[name] = value
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_allowed(request))
         return answer
 
     async def unknown(request: Request, error: Exception) -> JSONResponse:
@@ -183,6 +189,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation)  # type: ignore[arg-type]  # as above
     app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]  # as above
     app.add_exception_handler(Exception, unknown)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of the request's path; the framework names those of the first route alone."""
+    scopes = [{**request.scope, "method": method} for method in _METHODS]
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)]
 
 
 def _field(location: Sequence[Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from flows.api.auth import CallerOf
+from flows.api.auth import CallerOf, CallersRoute
 from flows.api.creation import order_of, submit
 from flows.api.deps import ApiDeps
 from flows.api.models import CreateBody
@@ -22,7 +22,7 @@ from flows.state import leases, observations, operations, orders, servers
 from flows.state.database import Tx
 from flows.state.tokens import Caller
 
-router = APIRouter()
+router = APIRouter(route_class=CallersRoute)
 
 
 @router.post("/api/servers/create", status_code=202)

@@ -125,12 +125,19 @@ async def _request(house: House, case: dict[str, Any], path: str) -> Any:
         headers["X-Forwarded-For"] = f"192.0.2.{len(house.deps.rate._counts) + 1}"
     if "raw" in case:
         return await house.public.post(path, content=case["raw"], headers=headers | {"Content-Type": "application/json"})
+    if "raw_hex" in case or "raw_repeated" in case:
+        content = bytes.fromhex(str(case["raw_hex"])) if "raw_hex" in case else _repeated(**case["raw_repeated"])
+        return await house.public.post(path, content=content, headers=headers | {"Content-Type": "application/json"})
     if "raw_size" in case:
         return await house.public.post(path, content=b" " * case["raw_size"], headers=headers | {"Content-Type": "application/json"})
     body = order(**case.get("send", {})) | case.get("raw_changes", {})
     if "for_customer" in case:
         body["customer_id"] = getattr(house, case["for_customer"]).customer_id
     return await house.public.post(path, json=body, headers=headers)
+
+
+def _repeated(text: str, times: int, before: str = "", after: str = "") -> bytes:
+    return (before + text * times + after).encode()
 
 
 async def _authorization(house: House, who: str) -> dict[str, str]:

@@ -95,6 +95,33 @@ async def test_nothing_is_answered_without_a_token(house: House, route: str, aut
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("route", sorted(r for r in (PUBLIC | CONTROL) - OPEN if r.startswith("POST")))
+@pytest.mark.parametrize("body", [b"{bad", b"\xff", b"[" * 30_000, b'{"a": ' + b"9" * 5_000 + b"}"], ids=["not JSON", "not UTF-8", "deep", "long"])
+async def test_who_asks_comes_before_what_is_asked(house: House, route: str, body: bytes) -> None:
+    client = house.public if route in PUBLIC else house.control
+    method, path = call(route)
+    headers = {"Content-Type": "application/json"}
+    answer = await client.request(method, path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (401, "urn:zlh:problem:unauthenticated")
+    if "/admin/" in route:
+        answer = await client.request(method, path, content=body, headers=house.alice.headers(**headers))
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:zlh:problem:forbidden")
+
+
+async def test_a_request_counts_once_against_its_tokens_rate(house: House) -> None:
+    await house.alice.get("/api/servers")
+    counted = {key: counts[1] for key, counts in house.deps.rate._counts.items() if key.startswith("token:")}
+    assert list(counted.values()) == [1]
+
+
+@pytest.mark.parametrize("path", ["/api/servers/{id}", "/api/servers/{id}/status", "/api/servers/create", "/api/admin/brakes"])
+async def test_405_names_every_method_of_the_path(house: House, path: str) -> None:
+    client = house.control if "/admin/" in path else house.public
+    answer = await client.put(path.replace("{id}", SOME_ID), headers=house.admin.headers())
+    methods = {route.split(" ")[0] for route in PUBLIC | CONTROL if route.split(" ")[1] == path}
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, methods)
+
+
 @pytest.mark.parametrize("route", sorted(r for r in CONTROL if "/admin/" in r))
 async def test_a_customer_is_no_admin_and_neither_is_a_machine(house: House, route: str) -> None:
     method, path = call(route)
