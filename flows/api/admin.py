@@ -1,4 +1,7 @@
-"""Routes of the operator (admin tokens, control listener): customers and brakes. The command line calls them."""
+"""Routes of the operator (admin tokens, control listener): customers and brakes.
+
+For programs of the control plane. The command line does the same in the database itself, so that it works while no API runs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from flows.api.views import View, time_of
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import BrakeRow, BrakeScope
 from flows.errors import NotFound
-from flows.state import accounts, brakes, customers, nodes, outbox, servers
+from flows.state import accounts, audit, brakes, customers, nodes, outbox, servers
 from flows.state.customers import Customer
 from flows.state.database import Tx
 from flows.state.tokens import Caller
@@ -38,6 +41,7 @@ async def add_customer(body: CustomerBody, caller: Admin, request: Request) -> J
     try:
         async with deps.database.write() as tx:
             customer = await customers.add(tx, body.name, body.plan)
+            await audit.append(tx, caller.actor, "customer.add", f"customer:{customer.id}", detail={"name": body.name, "plan": body.plan})
     except NotFound as error:
         raise invalid([("plan", "no such plan")]) from error
     return JSONResponse(_customer(customer), 201)

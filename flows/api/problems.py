@@ -22,7 +22,7 @@ name                   status  members
 ``quota``              429     ``plan``, ``resource``, ``used``, ``limit``, ``requested``
 ``rate_limited``       429     ``Retry-After``
 ``internal``           500
-``bad_gateway``        502     a peer refused us or answered nonsense: the operator is told
+``bad_gateway``        502     a component refused us or answered nonsense: it is in the operator's log
 ``no_capacity``        503     ``Retry-After``; nothing was recorded
 ``intake_closed``      503     ``Retry-After``; nothing was recorded
 ``unavailable``        503     ``Retry-After``; nothing was recorded unless an earlier answer said so

@@ -16,6 +16,7 @@ async def test_customers_are_added_and_listed(house: House) -> None:
     assert (added.status_code, added.json()["billing"], added.json()["plan"]) == (201, "active", "basic")
     listed = (await house.operator.get("/api/admin/customers")).json()["customers"]
     assert [c["name"] for c in listed] == ["Alice", "Bob", "Carol"] and added.json() in listed
+    assert (await audited(house))[-1] == ("admin:root", "customer.add")
 
 
 @pytest.mark.parametrize(
