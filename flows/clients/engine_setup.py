@@ -22,7 +22,7 @@ import yaml
 from flows.clients.engine_api import PrefectApi, text
 from flows.clients.engine_processes import client_env, deploy_argv
 from flows.domain.operation import Queue
-from flows.errors import DeadlineExceeded, MisconfiguredSetting, NotFound, TaskFailed, Temporary
+from flows.errors import BadAnswer, DeadlineExceeded, MisconfiguredSetting, NotFound, TaskFailed, Temporary
 from flows.settings import EngineSettings
 
 #: Runs that a queue lets be under way at once; None: no limit. The sweep is guarded by its epoch, never by the engine.
@@ -123,7 +123,7 @@ class EngineSetup:
                 await self._api.call(f"create automation {name}", "POST", "/automations/", wanted)
 
     async def deployments(self, prefect_file: Path, *, interval_s: float | None = None, deadline_s: float = 120.0) -> None:
-        """``prefect deploy --all`` in a process of its own, then a look whether every deployment is there.
+        """``prefect deploy --all`` in a process of its own, then a look whether every deployment is there, and refuses parameters that it has not.
 
         Raises TaskFailed with the output's tail, DeadlineExceeded, or NotFound for a deployment that is missing afterwards.
         """
@@ -134,8 +134,17 @@ class EngineSetup:
         if status != 0:
             raise TaskFailed("prefect deploy --all", why=output[-2000:], remedy=f"correct {prefect_file}, then run it again")
         for deployment in config["deployments"]:
-            name = deployment["name"]
-            await self._api.call(f"look for {name}", "GET", f"/deployments/name/{name}/{name}", missing=f"deployment {name}/{name}")
+            await self._close_schema(deployment["name"])
+
+    async def _close_schema(self, name: str) -> None:
+        """An unknown parameter is refused when a run is ordered, by name. Prefect's own schema admits it, and the run would fail later."""
+        row = await self._api.call(f"look for {name}", "GET", f"/deployments/name/{name}/{name}", missing=f"deployment {name}/{name}")
+        schema = row.get("parameter_openapi_schema") if isinstance(row, Mapping) else None
+        if not isinstance(schema, Mapping):
+            raise BadAnswer(f"engine: look for {name}", why="it has no parameter schema")
+        if schema.get("additionalProperties") is not False:
+            closed = {"parameter_openapi_schema": {**schema, "additionalProperties": False}}
+            await self._api.call(f"close the schema of {name}", "PATCH", f"/deployments/{text(row, 'id')}", closed)
 
 
 def rendered(prefect_file: Path, *, pool: str, interval_s: float | None) -> dict[str, Any]:

@@ -236,16 +236,10 @@ async def test_a_run_whose_worker_was_killed_with_it_is_crashed(deployed: Statio
     await until("the automation", crashed, 200)
 
 
-async def test_an_unknown_parameter_fails_its_run(deployed: Station, engine: PrefectEngine, worker: object) -> None:
-    """The engine's schema admits unknown names; the flow does not."""
-    await engine.submit("provision", "1:bad:2", {"operation_id": "bad", "attempt": 1, "generation": 1, "command": "rm"}, "provisioning")
-
-    async def failed() -> bool:
-        return (await engine.runs(["1:bad:2"]))["1:bad:2"].finished
-
-    await until("the run", failed, 120)
-    assert (await engine.runs(["1:bad:2"]))["1:bad:2"].state in ("failed", "crashed")
-    assert not list(deployed.marks.glob("bad-*"))
+async def test_an_unknown_parameter_is_refused_by_name(deployed: Station, engine: PrefectEngine) -> None:
+    with pytest.raises(BadInput, match="command"):
+        await engine.submit("provision", "1:bad:2", {"operation_id": "bad", "attempt": 1, "generation": 1, "command": "rm"}, "provisioning")
+    assert await engine.runs(["1:bad:2"]) == {}
 
 
 async def test_twenty_submissions_of_one_key_are_one_run(deployed: Station, engine: PrefectEngine, worker: object) -> None:
