@@ -94,12 +94,12 @@ class Dispatcher:
         async with self.database.write() as tx:
             await outbox.fold(tx, over=notify.fold_over, line=text.line, room=_BATCH_ROOM)
             claimed = await outbox.claim(tx, self.owner, tx.now + int(notify.claim_s * 1000), BATCH, without=self._holds)
-            notices = await outbox.dead_notices(tx, {message.channel for message in claimed})
+            untold = _Untold(await outbox.dead_notice(tx) if claimed else None)
         channels = [list(group) for _, group in groupby(sorted(claimed, key=lambda m: m.channel.value), key=lambda m: m.channel)]
         ends = now + notify.claim_s
-        return sum(await _all(self._channel(messages, notices.get(messages[0].channel), ends) for messages in channels))
+        return sum(await _all(self._channel(messages, untold, ends) for messages in channels))
 
-    async def _channel(self, messages: Sequence[Message], notice: DeadNotice | None, ends: float) -> int:
+    async def _channel(self, messages: Sequence[Message], untold: _Untold, ends: float) -> int:
         """One channel's messages, in their order. Where the channel itself does not work, the rest waits with the first."""
         through = 0
         for number, message in enumerate(messages):
@@ -108,8 +108,7 @@ class Dispatcher:
             if number and (late or self.stopping()):
                 await self._give_back(messages[number:], 0.0)
                 break
-            result = await self._one(message, notice)
-            notice = None if result.told else notice
+            result = await self._one(message, untold)
             through += result.through
             if result.hold_s is not None:
                 self._holds[message.channel] = self.clock() + result.hold_s
@@ -117,16 +116,18 @@ class Dispatcher:
                 break
         return through
 
-    async def _one(self, message: Message, notice: DeadNotice | None) -> _Result:
+    async def _one(self, message: Message, untold: _Untold) -> _Result:
         """Sends one message to its channel and by mail, whichever is missing, and records what became of it."""
+        notice = None if message.posted else untold.take()
         posted = Delivery(True) if message.posted else await self._post(message, notice)
         mailed = Delivery(True) if message.mailed else await self._mail(message)
-        told = notice is not None and posted.delivered and not message.posted
-        reported = notice.ids if told and notice is not None else ()
+        if not posted.delivered:
+            untold.give_back(notice)
+        reported = notice.ids if notice is not None and posted.delivered else ()
         if posted.delivered and (mailed is None or mailed.delivered):
             async with self.database.write() as tx:
                 await outbox.sent(tx, message.id, mailed=mailed is not None, reported=reported)
-            return _Result(told=told, through=True)
+            return _Result(through=True)
         bad = mailed if posted.delivered and mailed is not None else posted
         wait = self._wait(message, bad)
         async with self.database.write() as tx:
@@ -145,7 +146,7 @@ class Dispatcher:
         log.error("gave up" if dead else "not delivered", channel=message.channel.value, key=message.key, why=_why(bad), tries=message.tries)
         # A refused message, or a failing mail server, says nothing about the channel's next message.
         hold = None if posted.delivered or posted.permanent else posted.retry_after_s or min(wait, LONGEST_HOLD_S)
-        return _Result(told=told, through=posted.delivered, hold_s=hold)
+        return _Result(through=posted.delivered, hold_s=hold)
 
     async def _post(self, message: Message, notice: DeadNotice | None) -> Delivery:
         async def sending() -> Delivery:
@@ -183,9 +184,23 @@ class Dispatcher:
 class _Result:
     """``hold_s``: the channel itself does not work now; its other messages wait so many seconds."""
 
-    told: bool
     through: bool
     hold_s: float | None = None
+
+
+@dataclass
+class _Untold:
+    """The notice of dead messages, for the first message that gets through on any channel: who is about to post takes it, who fails gives
+    it back."""
+
+    notice: DeadNotice | None
+
+    def take(self) -> DeadNotice | None:
+        notice, self.notice = self.notice, None
+        return notice
+
+    def give_back(self, notice: DeadNotice | None) -> None:
+        self.notice = notice or self.notice
 
 
 _D = TypeVar("_D")
@@ -228,7 +243,8 @@ def _told(notice: DeadNotice | None) -> str:
         return ""
     oldest = datetime.fromtimestamp(notice.oldest_at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
     number = len(notice.ids)
-    return f"{number} earlier {'message' if number == 1 else 'messages'} for this channel never got through, the oldest of {oldest}: see zlh status"
+    lost = ", ".join(f"{channel.value} {count}" for channel, count in sorted(notice.channels.items()))
+    return f"{number} earlier {'message' if number == 1 else 'messages'} never got through ({lost}), the oldest of {oldest}: see zlh status"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Who watches the watcher: alerts when no sweep finishes, or when the outbox stands still.
+"""Who watches the watcher: alerts when no sweep finishes, when the outbox stands still, or when its critical channel alone does.
 
 ``zlh watchdog`` calls :func:`check` once (a systemd timer outside the engine) or again and again (``zlh up``). It posts directly through
 the notifier, past the outbox, and works without the database: what it announced, and what it last knew, is in a local file.
@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +23,8 @@ from flows.clients import heartbeat
 from flows.decide import message as text
 from flows.decide import routing
 from flows.decide.calendar import Calendar
-from flows.domain.event import Event, EventKind
-from flows.domain.ports import Notifier
+from flows.domain.event import Channel, Event, EventKind
+from flows.domain.ports import Delivery, Notifier
 from flows.errors import AutomationError, Temporary
 from flows.settings import Settings, WatchdogSettings
 from flows.state import outbox, sweeps
@@ -38,7 +38,7 @@ DAY_MS = 86_400_000
 ABSENT_MS = 180_000
 #: Exit statuses of ``zlh watchdog``: all is well · a problem stands (announced or not) · the database did not answer.
 WELL, PROBLEM, BLIND = 0, 1, 3
-NO_SWEEP, OUTBOX, DATABASE = "no_sweep", "outbox", "database"
+NO_SWEEP, OUTBOX, CRITICAL, DATABASE = "no_sweep", "outbox", "critical", "database"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,15 @@ class _Look:
     waiting_ms: int | None
     delivered_ms: int | None
     waiting: int
+    critical_ms: int | None
 
 
 async def check(database: Database, notifier: Notifier, settings: Settings, *, clock: Callable[[], float] = time.time) -> Report:
     """One look. Announces what is new, what still lasts after a day, and what is over. Never raises for a peer that does not answer.
 
     A problem counts after ``watchdog.intervals`` sweep intervals: without a finished sweep (superseded and failed ones did not finish,
-    paused ones did), without a delivery while messages wait, or without an answer from the database. After a time in which no watchdog
+    paused ones did), without a delivery while messages wait, with an alert that the critical channel does not get while others are delivered,
+    or without an answer from the database. After a time in which no watchdog
     ran (a reboot), it waits that long before it judges.
     """
     now = int(clock() * 1000)
@@ -166,6 +168,10 @@ def _judge(look: _Look | None, memory: Memory, now: int, patience: int) -> dict[
         if min(still, watched) > patience:
             what = f"alerts are not delivered: {look.waiting} wait, the oldest for {_span(look.waiting_ms)}"
             found[OUTBOX] = Problem(OUTBOX, now - still, what, "zlh dispatch")
+    if look.critical_ms is not None and OUTBOX not in found and min(look.critical_ms, watched) > patience:
+        # Whatever the other channels get: this one wakes people.
+        what = f"{Channel.CRITICAL.value} is not served: the oldest alert waits for {_span(look.critical_ms)} while others are delivered"
+        found[CRITICAL] = Problem(CRITICAL, now - min(look.critical_ms, watched), what, "zlh doctor")
     return found
 
 
@@ -180,6 +186,7 @@ async def _look(database: Database, timeout_s: float) -> _Look | None:
                 None if stats.due_since is None else tx.now - stats.due_since,
                 None if stats.delivered_at is None else tx.now - stats.delivered_at,
                 stats.waiting,
+                None if stats.critical_since is None else tx.now - stats.critical_since,
             )
     except (Temporary, TimeoutError) as error:
         log.warning("the database does not answer", error=str(error))
@@ -213,24 +220,25 @@ async def _over(notifier: Notifier, settings: Settings, problem: Problem, now: i
 
 
 async def _send(notifier: Notifier, settings: Settings, event: Event, now: int) -> bool:
-    """Whether somebody got it: the channel, or the mailbox where Discord is what fails."""
+    """Whether somebody got it: the channel, or the mailbox where Discord is what fails, or another channel where this one is."""
     route = routing.route(event, Calendar(), now)
     body = text.render(event, limit=text.LIMIT // 2)
-    reached = False
-    sends: tuple[Callable[[], Any], ...] = (
-        lambda: notifier.send(route.channel.value, body, ping=route.ping, key=event.key),
-        lambda: notifier.mail(route.severity.value, text.clip(event.what, 150), body, key=event.key),
-    )
-    for send in sends:
-        try:
-            async with asyncio.timeout(settings.notify.timeout_s + 1):
-                delivery = await send()
-            reached = reached or (delivery is not None and delivery.delivered)
-            if delivery is not None and not delivery.delivered:
-                log.error("not delivered", key=event.key, why=delivery.reason, status=delivery.status)
-        except (AutomationError, TimeoutError) as error:
-            log.error("not delivered", key=event.key, why=str(error) or "no answer in time")
-    return reached
+    reached = await _try(notifier.send(route.channel.value, body, ping=route.ping, key=event.key), settings, event.key)
+    reached |= await _try(notifier.mail(route.severity.value, text.clip(event.what, 150), body, key=event.key), settings, event.key)
+    return reached or await _try(notifier.send(Channel.HEALTH.value, body, ping=route.ping, key=event.key), settings, event.key)
+
+
+async def _try(sending: Awaitable[Delivery | None], settings: Settings, key: str) -> bool:
+    """Whether it arrived; an answer that is lost is none."""
+    try:
+        async with asyncio.timeout(settings.notify.timeout_s + 1):
+            delivery = await sending
+    except (AutomationError, TimeoutError) as error:
+        log.error("not delivered", key=key, why=str(error) or "no answer in time")
+        return False
+    if delivery is not None and not delivery.delivered:
+        log.error("not delivered", key=key, why=delivery.reason, status=delivery.status)
+    return delivery is not None and delivery.delivered
 
 
 def _read(path: Path) -> Memory | None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from sqlalchemy import and_, case, delete, func, or_, select, update
@@ -57,21 +57,24 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class DeadNotice:
-    """Messages of a channel that never got through, and that nobody was told of."""
+    """Messages that never got through, and that nobody was told of; ``channels``: how many of each."""
 
     ids: tuple[str, ...]
     oldest_at: int
+    channels: Mapping[Channel, int]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxStats:
-    """``due_since`` is the oldest due row's time, None when nothing is due; ``delivered_at`` the last delivery's."""
+    """``due_since`` is the oldest due row's time, None when nothing is due; ``delivered_at`` the last delivery's. ``critical_since``: the
+    oldest alert that the critical channel does not have, be it due or dead without anybody having been told."""
 
     waiting: int
     held: int
     dead: int
     due_since: int | None
     delivered_at: int | None
+    critical_since: int | None = None
 
 
 async def put(tx: Tx, event: Event, route: Route) -> None:
@@ -184,22 +187,15 @@ async def failed(
     return state == DEAD and bool(done.rowcount == 1)
 
 
-async def dead_notices(tx: Tx, channels: Collection[Channel]) -> dict[Channel, DeadNotice]:
-    """Per channel, the dead messages that no delivered message told of yet."""
-    if not channels:
-        return {}
+async def dead_notice(tx: Tx) -> DeadNotice | None:
+    """The dead messages of every channel that no delivered message told of yet, the oldest 1,000. A channel that works again may be long
+    in coming, so any other may say it."""
     row = t.outbox.c
-    query = (
-        select(row.id, row.channel, row.created_at)
-        .where(row.state == DEAD, row.folded_into.is_(None), row.channel.in_([c.value for c in channels]))
-        .order_by(row.channel, row.created_at)
-        .limit(1_000)
-    )
+    query = select(row.id, row.channel, row.created_at).where(row.state == DEAD, row.folded_into.is_(None)).order_by(row.created_at).limit(1_000)
     rows = (await tx.execute(query)).all()
-    return {
-        Channel(channel): DeadNotice(tuple(r.id for r in group), group[0].created_at)
-        for channel, group in ((c, list(g)) for c, g in groupby(rows, lambda r: r.channel))
-    }
+    if not rows:
+        return None
+    return DeadNotice(tuple(r.id for r in rows), rows[0].created_at, Counter(Channel(r.channel) for r in rows))
 
 
 async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1_800) -> int:
@@ -295,17 +291,19 @@ async def stats(tx: Tx) -> OutboxStats:
     row = t.outbox.c
     waiting = row.state == WAITING
     due = and_(waiting, or_(row.not_before <= tx.now, row.tries > 0))
+    unread = and_(row.channel == Channel.CRITICAL.value, or_(and_(due, row.sent_at.is_(None)), and_(row.state == DEAD, row.folded_into.is_(None))))
     numbers = (
         func.sum(case((waiting, 1), else_=0)),
         func.sum(case((and_(waiting, row.not_before > tx.now, row.tries == 0), 1), else_=0)),
         func.sum(case((row.state == DEAD, 1), else_=0)),
         func.min(case((due, row.created_at), else_=None)),
+        func.min(case((unread, row.created_at), else_=None)),
     )
     found = (await tx.execute(select(*numbers).where(row.state.in_([WAITING, DEAD])))).one()
     # By the index on (state, not_before), not over every message ever sent.
     latest = select(row.sent_at).where(row.state == SENT).order_by(row.not_before.desc()).limit(200).subquery()
     delivered = (await tx.execute(select(func.max(latest.c.sent_at)))).scalar_one()
-    return OutboxStats(int(found[0] or 0), int(found[1] or 0), int(found[2] or 0), found[3], delivered)
+    return OutboxStats(int(found[0] or 0), int(found[1] or 0), int(found[2] or 0), found[3], delivered, found[4])
 
 
 async def prune(tx: Tx, before: int) -> int:

@@ -230,9 +230,24 @@ async def test_after_a_day_it_is_dead_and_the_next_one_says_so(dispatcher: Dispa
     await put(db, "elsewhere", route=REPAIRS)
     await drained(dispatcher, clock)
     texts = {key: text for _, key, text, _ in notifier.arrived}
-    assert "1 earlier message for this channel never got through, the oldest of 2025-10-09" in texts["next"]
-    assert "never got through" not in texts["later"]
-    assert "never got through" not in texts["elsewhere"]
+    [told] = [text for text in texts.values() if "never got through" in text]
+    assert "1 earlier message never got through (alerts-critical 1), the oldest of 2025-10-09" in told
+
+
+async def test_another_channel_says_what_a_dead_one_cannot(dispatcher: Dispatcher, notifier: FakeNotifier, db: Database, clock: Clock) -> None:
+    """Its webhook was deleted: nothing ever gets through there again."""
+    await put(db, "page", "page 2")
+    await put(db, "line", route=AUDIT)
+    notifier.script = [REFUSED] * 1_000
+    for _ in range(300):
+        await dispatcher.drain()
+        clock.advance(290_000)
+    notifier.script = []
+    await put(db, "repaired", "repaired 2", route=REPAIRS)
+    await drained(dispatcher, clock)
+    texts = {key: text for _, key, text, _ in notifier.arrived}
+    assert "3 earlier messages never got through (alerts-critical 2, audit-log 1)" in texts["repaired"]
+    assert "never got through" not in texts["repaired 2"]
 
 
 async def test_mail_goes_beside_the_channel_and_only_what_is_missing_is_repeated(

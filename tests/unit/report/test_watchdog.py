@@ -154,6 +154,33 @@ async def test_a_busy_outbox_does_not(world: World) -> None:
     assert world.notifier.arrived == []
 
 
+async def test_a_critical_channel_that_alone_does_not_work_alerts(world: World) -> None:
+    """The rest gets through, so that the outbox as a whole moves."""
+    await world.minutes(2)
+    await world.put()
+    for number in range(30):
+        async with world.db.write() as tx:
+            await outbox.put(tx, Event(EventKind.CONTROLLER_ACTION, f"a{number}", "what"), Route(Channel.AUDIT, False, Severity.INFO))
+            for message in await outbox.claim(tx, "d", tx.now + 1, 50, without=[Channel.CRITICAL]):
+                await outbox.sent(tx, message.id)
+        assert int(await world.minutes(1)) == (watchdog.WELL if number < 3 else watchdog.PROBLEM)
+    [head] = world.heads
+    assert "alerts-critical is not served: the oldest alert waits for 4 min while others are delivered" in head
+    await world.deliver()
+    await world.minutes(1)
+    assert world.heads[-1].startswith("**over: alerts-critical is not served")
+
+
+async def test_what_its_own_channel_refuses_is_said_in_another(world: World) -> None:
+    await world.minutes(5)
+    world.notifier.script = [Delivery(False, 404, permanent=True)]
+    report = await world.minutes(4, sweeping=None)
+    assert report.undelivered == 0
+    [(channel, _, text, ping)] = world.notifier.arrived
+    assert (channel, ping) == ("system-health", True)
+    assert "no sweep finishes" in text
+
+
 async def test_what_is_held_for_the_morning_does_not_stand_still(world: World) -> None:
     await world.minutes(2)
     async with world.db.write() as tx:
@@ -202,7 +229,7 @@ async def test_it_tries_until_somebody_is_reached(world: World) -> None:
     await world.minutes(4, sweeping=None)
     assert len(world.notifier.arrived) == 1
     assert len(set(world.notifier.tried)) == 1, "under one key"
-    world.notifier.script = [Delivery(False, 500)]
+    world.notifier.script = [Delivery(False, 500)] * 2
     assert (await world.minutes(1)).undelivered == 1
     await world.minutes(5)
     assert [head.startswith("**over") for head in world.heads] == [False, True]

@@ -163,12 +163,43 @@ async def test_failing_waits_and_dies_after_a_day_and_the_next_one_tells(timed: 
     await put(timed, "next")
     [after] = await claim(timed)
     async with timed.write() as tx:
-        notices = await outbox.dead_notices(tx, {Channel.CRITICAL, Channel.AUDIT})
-        assert list(notices) == [Channel.CRITICAL]
-        assert notices[Channel.CRITICAL].ids == (message.id,)
-        assert (await outbox.stats(tx)).dead == 1
-        await outbox.sent(tx, after.id, reported=notices[Channel.CRITICAL].ids)
-        assert await outbox.dead_notices(tx, {Channel.CRITICAL}) == {}
+        notice = await outbox.dead_notice(tx)
+        assert notice == outbox.DeadNotice((message.id,), message.created_at, {Channel.CRITICAL: 1})
+        stats = await outbox.stats(tx)
+        assert (stats.dead, stats.critical_since) == (1, message.created_at)
+        await outbox.sent(tx, after.id, reported=notice.ids)
+        assert await outbox.dead_notice(tx) is None
+        assert (await outbox.stats(tx)).critical_since is None
+
+
+async def test_a_notice_names_every_channel(timed: Database) -> None:
+    await put(timed, "a", "b")
+    await put(timed, "c", route=AUDIT)
+    for message in await claim(timed):
+        async with timed.write() as tx:
+            await outbox.failed(tx, message, "d1", retry_at=tx.now, give_up_ms=0, error="refused")
+    async with timed.read() as tx:
+        notice = await outbox.dead_notice(tx)
+    assert notice is not None
+    assert dict(notice.channels) == {Channel.CRITICAL: 2, Channel.AUDIT: 1}
+    assert len(notice.ids) == 3
+
+
+async def test_since_when_the_critical_channel_waits(timed: Database, clock: Any) -> None:
+    """What its channel has, what is held, and what belongs to another channel, is no wait."""
+    await put(timed, "audit", route=AUDIT)
+    await put(timed, "held", route=replace(PAGE, not_before=clock.now + DAY))
+    await put(timed, "posted")
+    clock.advance(1_000)
+    [_, posted] = await claim(timed)
+    async with timed.write() as tx:
+        await outbox.failed(tx, posted, "d1", retry_at=tx.now, give_up_ms=DAY, error="mail down", posted=True)
+        assert (await outbox.stats(tx)).critical_since is None
+    await put(timed, "k")
+    put_at = clock.now
+    clock.advance(1_000)
+    async with timed.read() as tx:
+        assert (await outbox.stats(tx)).critical_since == put_at
 
 
 async def test_never_tried_is_never_dead(timed: Database, clock: Any) -> None:
@@ -296,7 +327,7 @@ async def test_standing_still_shows(timed: Database, clock: Any) -> None:
     async with timed.write() as tx:
         await outbox.sent(tx, message.id)
         stats = await outbox.stats(tx)
-    assert stats == outbox.OutboxStats(waiting=1, held=0, dead=0, due_since=put_at, delivered_at=clock.now)
+    assert stats == outbox.OutboxStats(waiting=1, held=0, dead=0, due_since=put_at, delivered_at=clock.now, critical_since=put_at)
 
 
 async def test_pruning_keeps_what_waits_and_what_died_untold(timed: Database, clock: Any) -> None:
