@@ -17,7 +17,7 @@ from flows.domain.event import Event, EventKind
 from flows.domain.finding import BrakeRow, BrakeScope
 from flows.domain.lease import Lease, LeaseKind
 from flows.errors import BadInput, Busy, Conflict
-from flows.state import audit, brakes, control, leases, outbox
+from flows.state import audit, brakes, control, leases, maintenance, outbox
 from flows.state.database import Tx
 
 Server = Annotated[str | None, typer.Option("--server", help="only this server", autocompletion=complete_server)]
@@ -134,15 +134,7 @@ def on(
     who, ttl = session.actor(), int(output.seconds(duration, "--for") * 1000)
 
     async def change(tx: Tx) -> Lease:
-        held = await leases.get(tx, server_id)
-        if held is not None and held.kind is LeaseKind.MAINTENANCE and held.holder == who and not held.expired(tx.now):
-            lease = await leases.renew(tx, server_id, held.token, ttl)
-        else:
-            lease = await leases.take(tx, server_id, LeaseKind.MAINTENANCE, who, ttl, reason=reason)
-        await audit.append(
-            tx, who, "maintenance.on", f"server:{server_id}", server_id=server_id, detail={"reason": reason, "until": lease.expires_at}
-        )
-        return lease
+        return await maintenance.take(tx, server_id, who, ttl, reason)
 
     said = False
     while True:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from flows.cli import role_page, settings_page
 from flows.domain.lease import LeaseKind
+from flows.domain.operation import OperationKind, OperationState, Queue
 from flows.state import leases, nodes, operations, servers
 from flows.state import tables as t
 from flows.state.database import Tx
@@ -59,8 +60,6 @@ def test_no_capacity_is_a_no_and_not_an_outage(zlh: Callable[..., Said], api: st
 
 def test_following_says_how_it_ended(zlh: Callable[..., Said], api: str, write: Callable[..., Any]) -> None:
     async def over(tx: Tx) -> str:
-        from flows.domain.operation import OperationState
-
         operation = await Make().operation(tx)
         await operations.set_state(tx, operation.id, OperationState.FAILED, error={"what": "clone", "why": "no space", "remedy": "add a disk"})
         return operation.id
@@ -148,10 +147,24 @@ def test_maintenance_names_the_operation_in_its_way(zlh: Callable[..., Said], fl
     assert "operation" in said.err
 
 
+def test_maintenance_is_refused_while_an_operation_waits_for_its_turn(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def queue(tx: Tx) -> str:
+        return (await Make().operation(tx, await servers.get(tx, fleet.ids["moss"]), kind=OperationKind.RESTART, queue=Queue.OPERATIONS)).id
+
+    taken = json.loads(zlh("maintenance", "on", "moss", "--json").out)
+    queued = write(queue)
+    assert json.loads(zlh("maintenance", "on", "moss", "--json").out)["token"] == taken["token"]  # one's own is prolonged all the same
+    zlh("maintenance", "off", "moss")
+    said = zlh("maintenance", "on", "moss")
+    assert (said.status, said.out) == (1, "")
+    assert f"restart {queued} is queued · wait for it: zlh maintenance on " in said.err
+
+
 def test_maintenance_waits_on_request(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
     import threading
 
     async def release(tx: Tx) -> None:
+        await operations.set_state(tx, fleet.ids["operation"], OperationState.FAILED)
         lease = await leases.get(tx, fleet.ids["fern"])
         assert lease is not None
         await leases.release(tx, lease.subject, lease.token)
