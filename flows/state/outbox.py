@@ -202,7 +202,8 @@ async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1
     """Makes one message of each burst (more than ``over`` due rows of one kind for one channel within 10 s), and batches audit
     lines into messages of at most ``room`` characters. ``line`` renders one event. Returns how many rows were folded away."""
     row = t.outbox.c
-    fresh = and_(row.state == WAITING, row.not_before <= tx.now, row.claimed_by.is_(None), row.sent_at.is_(None), row.key.not_like(_FOLD + "%"))
+    whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
+    fresh = and_(row.state == WAITING, row.not_before <= tx.now, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
     groups = select(row.channel, row.kind).where(fresh).group_by(row.channel, row.kind)
     audit = row.channel == Channel.AUDIT.value
     many = (await tx.execute(groups.having(or_(func.count() > over, and_(audit, func.count() > 1))))).all()

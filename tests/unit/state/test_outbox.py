@@ -263,6 +263,18 @@ async def test_more_than_five_in_ten_seconds_become_one(timed: Database, clock: 
         assert found[0].severity is Severity.CRITICAL
 
 
+async def test_what_was_mailed_is_not_folded(timed: Database) -> None:
+    """Its mail is out; the message of a fold would be mailed once more."""
+    await put(timed, *(f"k{n:02}" for n in range(20)))
+    for message in await claim(timed, limit=7):
+        async with timed.write() as tx:
+            await outbox.failed(tx, message, "d1", retry_at=tx.now, give_up_ms=DAY, error="status 500", mailed=True)
+    await fold(timed)
+    found = await claim(timed)
+    assert [m.key for m in found if m.mailed] == [f"k{n:02}" for n in range(7)]
+    assert [m.event.what for m in found if not m.mailed] == ["13 × episode escalated"]
+
+
 async def test_slow_ones_other_kinds_and_other_channels_are_not_folded(timed: Database, clock: Any) -> None:
     for n in range(8):
         await put(timed, f"slow{n}", kind=EventKind.HOST_DOWN)
