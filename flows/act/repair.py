@@ -14,6 +14,7 @@ import structlog
 from flows.act.deps import Deps
 from flows.act.heartbeat import Heartbeat
 from flows.act.repairs import operations as operation_repairs
+from flows.act.repairs import submission
 from flows.act.repairs.base import RepairContext
 from flows.act.repairs.registry import HANDLERS
 from flows.decide import breakers
@@ -28,13 +29,15 @@ from flows.state.database import Tx
 log = structlog.get_logger(__name__)
 
 #: Repairs after which the attempt's run, if any, is over for good.
-_ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK, Action.NEXT_ATTEMPT})
+_ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK})
 
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
     """Carries out one repair of a sweep with ``left_s`` seconds to go. None: it did not begin (locked meanwhile, or no time left).
     Raises Fenced when the sweep itself is superseded, and nothing else: a row that cannot be repaired must not keep others from it."""
     try:
+        if repair.action in submission.ACTIONS:
+            return await _submission(deps, repair, epoch, left_s)
         if repair.action in OPERATION_ACTIONS:
             return await _operation(deps, repair, epoch)
         return await _leased(deps, repair, epoch, left_s)
@@ -102,6 +105,29 @@ async def _failed(deps: Deps, repair: Repair, epoch: int, error: AutomationError
     return Outcome.FAILED
 
 
+async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+    """An attempt handed to the engine. It holds no lease, and its intent is not its operation's: a sweep that dies here leaves one that the
+    next sweep closes, while the operation still waits."""
+    if left_s < submission.LIMIT_S:
+        return None
+    async with deps.database.write(epoch=epoch) as tx:
+        if await _paused(tx, repair.finding):
+            return None
+        repair_id = await repairs.intent(tx, repair, epoch)
+    await deps.boundary(f"repair:{repair.action}:intent")
+    try:
+        async with asyncio.timeout(submission.LIMIT_S):
+            outcome, detail = await submission.submit(deps, repair.finding, epoch)
+    except Fenced as error:
+        await _superseded(deps, epoch, error)
+        outcome, detail = Outcome.ALREADY_HEALED, str(error)
+    except AutomationError as error:
+        outcome, detail = Outcome.FAILED, str(error)
+    except TimeoutError:
+        outcome, detail = Outcome.UNVERIFIED, f"not finished in {submission.LIMIT_S:g} s"
+    return await _outcome(deps, repair, repair_id, None, epoch, outcome, detail)
+
+
 async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome | None:
     """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
     async with deps.database.write(epoch=epoch) as tx:
@@ -152,14 +178,15 @@ async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] |
         return None
 
 
-async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease, epoch: int, outcome: Outcome, detail: str) -> Outcome:
+async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease | None, epoch: int, outcome: Outcome, detail: str) -> Outcome:
     """Writes how it ended, and returns it. A fenced actor may append its outcome, marked ``fenced``, and nothing else. An outcome that the
     database did not take leaves intent and lease open: a later sweep closes both as unverified."""
     try:
         async with deps.database.write(epoch=epoch) as tx:
-            await leases.check(tx, lease.subject, lease.token)
+            if lease is not None:
+                await leases.check(tx, lease.subject, lease.token)
+                await leases.release(tx, lease.subject, lease.token)
             await repairs.outcome(tx, repair_id, outcome, detail[:1000])
-            await leases.release(tx, lease.subject, lease.token)
             await _announce(deps, tx, repair, repair_id, outcome, detail)
     except Fenced as error:
         async with deps.database.write() as tx:

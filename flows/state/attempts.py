@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_, update
 
 from flows.domain.lease import Lease, LeaseKind
-from flows.domain.operation import LIVE_STATES, AttemptState, Operation, OperationKind, OperationState, Queue
+from flows.domain.operation import DEPLOYMENT_OF, LIVE_STATES, AttemptState, Operation, OperationKind, OperationState, Queue, engine_key
 from flows.errors import Busy, Conflict, Fenced, NotFound
 from flows.state import control, leases, operations
 from flows.state import tables as t
@@ -31,6 +31,12 @@ class Submission:
     attempt: int
     kind: OperationKind
     queue: Queue
+
+    def asked(self, generation: int) -> tuple[str, str, dict[str, object], str]:
+        """Deployment, key, parameters and queue, as :meth:`flows.domain.ports.Engine.submit` takes them: whoever submits an attempt, the
+        submitter or the sweep, asks for the same run."""
+        parameters: dict[str, object] = {"operation_id": self.operation_id, "attempt": self.attempt, "generation": generation}
+        return DEPLOYMENT_OF[self.kind], engine_key(generation, self.operation_id, self.attempt), parameters, self.queue.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,16 @@ async def claim_for_submission(tx: Tx, submitter: str, until: int, limit: int) -
     ids = [r.id for r in rows]
     await tx.execute(update(t.operations).where(o.id.in_(ids), o.attempt_state == _S.UNCLAIMED.value).values(attempt_state=_S.SUBMITTING.value))
     return [Submission(r.id, r.attempt, OperationKind(r.kind), Queue(r.queue)) for r in rows]
+
+
+async def take_over(tx: Tx, operation_id: str, attempt: int, submitter: str, until: int) -> Submission:
+    """This one attempt, from whichever submitter has it, until ``until`` (ms): for the sweep, which found that the engine has no run of it.
+    Raises Fenced once a run claimed it, it is over, or a newer one exists."""
+    operation = _claimable(await operations.get(tx, operation_id), operation_id, attempt)
+    if not await _move(tx, operation_id, attempt, _S.SUBMITTING, _CLAIMABLE, submitter=submitter[:64], submit_until=until):
+        raise Fenced(f"attempt {attempt} of operation {operation_id}", why="a run claimed it, or it is over")
+    await _mirror(tx, operation_id, attempt, _S.SUBMITTING, (_S.UNCLAIMED, _S.SUBMITTED))
+    return Submission(operation_id, attempt, operation.kind, operation.queue)
 
 
 async def submitted(tx: Tx, operation_id: str, attempt: int, run_id: str) -> None:

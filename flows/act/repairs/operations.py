@@ -1,4 +1,4 @@
-"""Repairs of operations: one transaction each. They take no lease; the run that follows does."""
+"""Repairs of operations: one transaction each, but for the submissions. They take no lease; the run that follows does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from flows.act.policy import policy_of
 from flows.decide.orders import exhausted
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import Action, Finding
-from flows.domain.operation import LIVE_STATES, NO_UNDO, AttemptState, Operation, OperationKind, OperationState
-from flows.errors import Fenced
+from flows.domain.operation import LIVE_STATES, NO_UNDO, Operation, OperationKind, OperationState
 from flows.state import attempts, leases, operations, outbox, servers
 from flows.state.database import Tx
 
@@ -29,7 +28,7 @@ async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
         return await _stuck(deps, tx, finding, operation)
     if action is Action.UNDO_AGAIN:
         return await _undo_again(tx, operation)
-    return await _unsubmitted(tx, operation, again=action is Action.SUBMIT_ATTEMPT)
+    raise AssertionError(f"{action} is no transaction alone: see submission.py")
 
 
 async def _left_behind(tx: Tx, finding: Finding, operation: Operation | None) -> bool:
@@ -111,19 +110,4 @@ async def _undo_again(tx: Tx, operation: Operation) -> bool:
     forward = operation.kind is OperationKind.DELETE
     await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING)
     await attempts.next_attempt(tx, operation.id)
-    return True
-
-
-async def _unsubmitted(tx: Tx, operation: Operation, *, again: bool) -> bool:
-    """``again``: the engine never saw the key, so the same attempt goes back to the submitter; else the engine lost it and the next one does."""
-    if operation.attempt_state in (AttemptState.CLAIMED, AttemptState.ENDED):
-        return False
-    try:
-        if again:
-            await attempts.unsubmit(tx, operation.id, operation.attempt)
-        else:
-            await attempts.end(tx, operation.id, operation.attempt, "lost")
-            await attempts.next_attempt(tx, operation.id)
-    except Fenced:
-        return False
     return True

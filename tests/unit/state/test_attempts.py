@@ -94,6 +94,21 @@ async def test_what_the_engine_refused_goes_back_and_keeps_its_age(timed: Databa
     assert (await present(timed, operation)).attempt_at == operation.attempt_at
 
 
+async def test_the_sweep_takes_an_attempt_over_from_any_submitter_and_from_no_run(timed: Database, clock: Any, operation: Operation) -> None:
+    async with timed.write() as tx:
+        assert len(await attempts.claim_for_submission(tx, "dead", tx.now + 3_600_000, 1)) == 1
+        taken = await attempts.take_over(tx, operation.id, 1, "sweep", tx.now + 1_000)
+        assert taken.asked(7)[1:3] == (f"7:{operation.id}:1", {"operation_id": operation.id, "attempt": 1, "generation": 7})
+        assert await attempts.claim_for_submission(tx, "other", tx.now + 1_000, 1) == []
+    clock.advance(1_000)
+    async with timed.write() as tx:
+        assert len(await attempts.claim_for_submission(tx, "other", tx.now + 1_000, 1)) == 1
+        await attempts.claim_run(tx, operation.id, 1, await control.generation(tx), "run", 60_000)
+    async with timed.write() as tx:
+        with pytest.raises(Fenced):
+            await attempts.take_over(tx, operation.id, 1, "sweep", tx.now + 1_000)
+
+
 async def test_a_run_that_is_faster_than_the_submitters_note_keeps_its_claim(timed: Database, operation: Operation) -> None:
     async with timed.write() as tx:
         await attempts.claim_for_submission(tx, "d", tx.now + 1_000, 1)
