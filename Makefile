@@ -1,6 +1,8 @@
 # Everything runs in a locked environment in .venv, made by a uv that is bootstrapped into .uv.
 PYTHON ?= python3
-UV := .uv/bin/uv
+# The machine's own trust store, where it has one, decides whose downloads are trusted, as for every other program.
+UV := .uv/bin/uv $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),--system-certs)
+UV_FILE := .uv/bin/uv
 BIN := .venv/bin
 STAMP := .venv/.installed
 FLEET ?= sim
@@ -11,11 +13,11 @@ FLEET ?= sim
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(UV):
+$(UV_FILE):
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
 
-$(STAMP): $(UV) requirements/dev.txt pyproject.toml
+$(STAMP): $(UV_FILE) requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
@@ -23,7 +25,7 @@ $(STAMP): $(UV) requirements/dev.txt pyproject.toml
 
 install: $(STAMP) ## the locked environment in .venv
 
-lock: $(UV) ## new lock files from pyproject.toml
+lock: $(UV_FILE) ## new lock files from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
 	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 - -o requirements/uv.txt
