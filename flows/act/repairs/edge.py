@@ -13,7 +13,7 @@ from flows.decide.wanted import fqdn, publishable, wants_name
 from flows.domain.finding import Action
 from flows.domain.server import BillingState, Server, ServerState
 from flows.domain.sources import Registration
-from flows.errors import Conflict
+from flows.errors import AutomationError, Conflict
 from flows.state import customers, operations, servers
 
 
@@ -83,7 +83,8 @@ class RegisterProxy(RepairHandler):
 
 
 class DeregisterProxy(RepairHandler):
-    """A registration of a server that is proven not ready, suspended, or unknown to the database."""
+    """A registration of a server that is proven not ready, suspended, or unknown to the database. The agent is asked first: while Proxmox is
+    unreachable an unready backend must not stay registered."""
 
     action = Action.DEREGISTER_PROXY
     effect = Effect.FENCED
@@ -98,10 +99,13 @@ class DeregisterProxy(RepairHandler):
             return True
         if not await edge.proxy_is_right(ctx.deps, server):
             return True
-        # A stopped container has no agent to ask, and is proof enough.
-        if await ctx.deps.proxmox.status(server.node, server.vmid) == "stopped":
-            return True
-        ready, _ = await ctx.deps.agents.ready(server)
+        try:
+            ready, _ = await ctx.deps.agents.ready(server)
+        except AutomationError:
+            # A stopped container has no agent to ask, and is proof enough; the silence of a running one proves nothing.
+            if await ctx.deps.proxmox.status(server.node, server.vmid) == "stopped":
+                return True
+            raise
         return not ready
 
     async def heal(self, ctx: RepairContext) -> None:

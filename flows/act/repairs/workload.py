@@ -6,8 +6,10 @@ from flows.act import edge
 from flows.act.repairs.base import RepairContext, RepairHandler
 from flows.act.steps.base import Effect
 from flows.act.steps.workload import AT_REST
+from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action
 from flows.domain.server import ContainerType, Edge, Server, ServerState
+from flows.errors import AutomationError
 from flows.state import customers, leases, servers
 
 
@@ -39,9 +41,19 @@ class SuspendWorkload(RepairHandler):
             await ctx.proxmox.shutdown(server.node, server.vmid, 60)
 
     async def _running(self, ctx: RepairContext, server: Server) -> bool:
-        if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
-            return False
+        """A game's agent is asked first, Proxmox where it is silent: nothing runs in a container that is down."""
         if server.ctype is ContainerType.DEV:
+            if not await self._up(ctx, server):
+                return False
             return not any(t for t in await ctx.deps.proxmox.tasks_of(server.vmid) if not t.finished)
-        state = (await ctx.deps.agents.status(server)).state
-        return state not in AT_REST and state != "stopping"
+        try:
+            state = (await ctx.deps.agents.status(server)).state
+        except AutomationError:
+            if not await self._up(ctx, server):
+                return False
+            raise
+        return state not in AT_REST and state is not WorkloadState.STOPPING
+
+    @staticmethod
+    async def _up(ctx: RepairContext, server: Server) -> bool:
+        return await ctx.deps.proxmox.status(server.node, server.vmid) == "running"

@@ -1,0 +1,90 @@
+"""The handlers of repairs: which source each asks, and in which order; what each leaves alone."""
+
+from __future__ import annotations
+
+from flows.act import repair as repairing
+from flows.act.deps import Deps
+from flows.domain.agent import WorkloadState
+from flows.domain.finding import Action, Check, Finding, Outcome, Repair
+from flows.domain.server import ContainerType, Edge, Server
+from flows.domain.sources import Registration
+from flows.errors import Unreachable
+from flows.state import accounts, epochs
+from tests.unit.act import fakes
+from tests.unit.act.conftest import House
+
+DOWN = Unreachable("down", why="no answer")
+
+
+async def _carry_out(house: House, finding: Finding, deps: Deps | None = None) -> Outcome | None:
+    deps = deps or house.deps()
+    epoch = await epochs.begin(deps.database, deps.holder, 30_000)
+    assert epoch is not None and finding.action is not None
+    return await repairing.carry_out(deps, Repair(finding, finding.action), epoch, 40.0)
+
+
+async def _registered(house: House) -> tuple[Server, Finding]:
+    server = await house.server(edge=Edge.OPEN)
+    house.world.registrations[server.name] = Registration(server.name, server.address, server.game_port)
+    finding = fakes.finding(
+        server, Check.PROXY_STALE_REGISTRATION, Action.DEREGISTER_PROXY, subject=f"proxy:{server.name}", evidence={"name": server.name}
+    )
+    return server, finding
+
+
+async def test_an_unready_backend_is_deregistered_without_proxmox(house: House) -> None:
+    """Its agent's word is enough: an unready backend must not stay because another source is down."""
+    _, finding = await _registered(house)
+    house.world.before["status"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+    assert not house.world.registrations
+
+
+async def test_a_ready_backend_stays_registered(house: House) -> None:
+    _, finding = await _registered(house)
+    house.world.workload = WorkloadState.RUNNING
+    assert await _carry_out(house, finding) is Outcome.ALREADY_HEALED
+    assert house.world.registrations
+
+
+async def test_a_stopped_container_is_proof_where_its_agent_is_silent(house: House) -> None:
+    server, finding = await _registered(house)
+    house.world.containers[server.vmid].status = "stopped"
+    house.world.before["agent.ready"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+
+
+async def test_the_silence_of_a_running_container_proves_nothing(house: House) -> None:
+    _, finding = await _registered(house)
+    house.world.before["agent.ready"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.FAILED
+    assert house.world.registrations and house.world.times("deregister") == 0
+
+
+async def _suspended(house: House, ctype: ContainerType = ContainerType.GAME) -> tuple[Server, Finding]:
+    server = await house.server(edge=Edge.OPEN, ctype=ctype)
+    async with house.db.write() as tx:
+        await accounts.suspend(tx, server.customer_id, "test")
+    house.world.workload = WorkloadState.RUNNING
+    return server, fakes.finding(server, Check.BILLING_SUSPENDED, Action.SUSPEND_WORKLOAD)
+
+
+async def test_a_suspended_game_is_stopped_without_proxmox(house: House) -> None:
+    server, finding = await _suspended(house)
+    house.world.before["status"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+    assert house.world.workload is WorkloadState.STOPPED
+    assert (await house.present(server.id)).edge is Edge.WITHDRAWN
+
+
+async def test_a_suspended_game_in_a_stopped_container_needs_no_agent(house: House) -> None:
+    server, finding = await _suspended(house)
+    house.world.containers[server.vmid].status = "stopped"
+    house.world.before["agent.status"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.ALREADY_HEALED
+
+
+async def test_a_suspended_developer_container_is_shut_down(house: House) -> None:
+    server, finding = await _suspended(house, ContainerType.DEV)
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+    assert house.world.containers[server.vmid].status == "stopped"
