@@ -20,10 +20,11 @@ A finding that only reports (level 0) is not held back by a brake, a lease or an
 
 from __future__ import annotations
 
+from flows.decide import holds
 from flows.decide.breakers import Breakers
 from flows.decide.correlation import Correlation
 from flows.decide.orders import own_lease
-from flows.domain.finding import Action, BrakeRow, BrakeScope, Finding, Policy, Reason, Suppressed
+from flows.domain.finding import Action, Finding, Policy, Reason, Suppressed
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import LIVE_STATES
 from flows.domain.snapshot import Fleet, Snapshot
@@ -41,7 +42,7 @@ class Judge:
         self._policy = policy
         self._breakers = breakers
         self._correlation = correlation
-        self._brakes = [b for b in sorted(snapshot.fleet.brakes, key=lambda b: b.id) if b.until is None or b.until > snapshot.now]
+        self._brakes = holds.in_force(snapshot.fleet, snapshot.now)
         self._live = {o.server_id: o for o in sorted(snapshot.fleet.operations.values(), key=lambda o: o.id) if o.state in LIVE_STATES}
 
     def suppression(self, finding: Finding) -> Suppressed | None:
@@ -50,7 +51,7 @@ class Judge:
         return held or self._unripe(finding) or self._forbidden(finding)
 
     def _held_back(self, finding: Finding) -> Suppressed | None:
-        brake = next((b for b in self._brakes if self._applies(b, finding)), None)
+        brake = next((b for b in self._brakes if holds.applies(b, self._fleet, finding.server_id, finding.host)), None)
         if brake is not None:
             return Suppressed(finding, Reason.PAUSED, f"by {brake.actor}: {brake.reason}" if brake.reason else f"by {brake.actor}")
         lease = self._lease(finding)
@@ -100,18 +101,6 @@ class Judge:
             return Suppressed(finding, Reason.AWAITING_REVIEW)
         return Suppressed(finding, Reason.NO_REPAIR) if finding.action is None else None
 
-    def _applies(self, brake: BrakeRow, finding: Finding) -> bool:
-        if brake.scope is BrakeScope.ALL:
-            return True
-        if brake.scope is BrakeScope.HOST:
-            return brake.target == finding.host
-        server = self._fleet.servers.get(finding.server_id or "")
-        return brake.target == finding.server_id or (server is not None and brake.target == server.name)
-
     def _lease(self, finding: Finding) -> Lease | None:
         """The lease that keeps newcomers away from the finding's server, or from its subject where that is no server."""
-        for subject in (finding.server_id, finding.subject):
-            lease = self._fleet.leases.get(subject) if subject is not None else None
-            if lease is not None and lease.blocks(self._now):
-                return lease
-        return None
+        return holds.lease_on(self._fleet, self._now, finding.server_id, finding.subject)
