@@ -1,6 +1,7 @@
 """Settings: environment variables ``ZLH_<GROUP>__<FIELD>`` or an env file (``ZLH_ENV_FILE``), one group per subsystem.
 
 Secrets are :class:`~pydantic.SecretStr`; ``ZLH_<GROUP>__<FIELD>_FILE`` names a file to read any secret from.
+What the environment says in either way comes before what the env file says.
 An unknown ``ZLH_*`` variable is refused by name: a typing error must not silently mean the default.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from flows.environment import META, PREFIX, merged, value_of
+from flows.environment import META, PREFIX, read_env_file, value_of
 from flows.errors import MisconfiguredSetting
 
 
@@ -258,26 +259,19 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
     Raises MisconfiguredSetting naming the variable, the value's problem and the remedy.
     """
-    known = {variable: path for variable, path, _ in fields()}
-    secret = {variable for variable, _, f in fields() if f.annotation is SecretStr}
+    here = os.environ if environ is None else environ
+    given = _said(read_env_file(Path(here["ZLH_ENV_FILE"])), "the env file") if here.get("ZLH_ENV_FILE") else {}
+    given |= _said(here, "the environment")
     tree: dict[str, dict[str, object]] = {}
-    for key, raw in sorted(merged(os.environ if environ is None else environ).items()):
-        if not key.startswith(PREFIX) or key in META:
+    for variable, path, field in fields():
+        if variable not in given:
             continue
-        value = raw
-        variable = key
-        if key.endswith("_FILE") and key not in known and key.removesuffix("_FILE") in secret:
-            variable, value = key.removesuffix("_FILE"), value_of(key, raw)
-        if variable not in known:
-            close = difflib.get_close_matches(variable, known, 1, 0.6)
-            hint = f"did you mean {close[0]}?" if close else "see docs/settings.md for every setting"
-            raise MisconfiguredSetting(key, why="is no setting of this program", remedy=hint)
-        group, _, name = known[variable].partition(".")
-        annotation = str(next(f.annotation for v, _, f in fields() if v == variable))
-        if annotation.startswith("tuple["):
-            tree.setdefault(group, {})[name] = tuple(part.strip() for part in value.split(",") if part.strip())
-        else:
-            tree.setdefault(group, {})[name] = value
+        key, raw = given[variable]
+        value: object = raw if key == variable else value_of(key, raw)
+        if str(field.annotation).startswith("tuple["):
+            value = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        group, _, name = path.partition(".")
+        tree.setdefault(group, {})[name] = value
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -285,3 +279,22 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         path = "__".join(str(part) for part in first["loc"][:2]).upper()
         name = f"{PREFIX}{path}" if path else "settings"
         raise MisconfiguredSetting(name, why=str(first["msg"]), remedy="see docs/settings.md") from None
+
+
+def _said(layer: Mapping[str, str], where: str) -> dict[str, tuple[str, str]]:
+    """One layer's variables, each with the key that says it (its own, or that with ``_FILE``) and what it says.
+
+    Raises MisconfiguredSetting for one that is unknown, or said twice.
+    """
+    secret = {variable: field.annotation is SecretStr for variable, _, field in fields()}
+    said: dict[str, tuple[str, str]] = {}
+    for key in sorted(key for key in layer if key.startswith(PREFIX) and key not in META):
+        variable = key.removesuffix("_FILE") if key not in secret and secret.get(key.removesuffix("_FILE")) else key
+        if variable not in secret:
+            close = difflib.get_close_matches(variable, secret, 1, 0.6)
+            hint = f"did you mean {close[0]}?" if close else "see docs/settings.md for every setting"
+            raise MisconfiguredSetting(key, why="is no setting of this program", remedy=hint)
+        if variable in said:
+            raise MisconfiguredSetting(variable, why=f"{where} sets both it and {key}", remedy="remove one of them")
+        said[variable] = key, layer[key]
+    return said
