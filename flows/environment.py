@@ -19,9 +19,11 @@ def read_env_file(path: Path) -> dict[str, str]:
     """``KEY=value`` lines; blank lines and ``#`` comments are skipped; one pair of quotes is removed. Raises MisconfiguredSetting."""
     values: dict[str, str] = {}
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MisconfiguredSetting("ZLH_ENV_FILE", why=str(error), remedy="name a readable file or unset it") from error
+    except UnicodeDecodeError as error:
+        raise MisconfiguredSetting("ZLH_ENV_FILE", why=f"{path} is no UTF-8 text: {error.reason}", remedy="name a file of KEY=value lines") from None
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -44,6 +46,8 @@ def value_of(variable: str, raw: str) -> str:
     if not variable.endswith("_FILE"):
         return raw
     try:
-        return Path(raw).read_text().strip()
+        return Path(raw).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise MisconfiguredSetting(variable, why=str(error), remedy="name a file that this user can read") from error
+    except UnicodeDecodeError as error:  # without its cause, which holds the file's content
+        raise MisconfiguredSetting(variable, why=f"{raw} is no UTF-8 text: {error.reason}", remedy="name a file that holds the value alone") from None

@@ -16,7 +16,7 @@ from flows.cli import output, session
 from flows.cli.listings import one
 from flows.cli.nouns import BY_NAME
 from flows.cli.orders import Server as ServerName
-from flows.errors import NotFound
+from flows.errors import NotFound, Unreachable
 
 if TYPE_CHECKING:
     from flows.decide.explain import Explanation
@@ -197,8 +197,12 @@ def migrate(json: output.Json = False) -> None:
     from flows.state import migrate as migration
 
     url = session.settings().database.url.get_secret_value()
-    before = asyncio.run(migration.current(url)) if _exists(url) else None
-    asyncio.run(migration.upgrade(url))
+    try:
+        before = asyncio.run(migration.current(url)) if _exists(url) else None
+        asyncio.run(migration.upgrade(url))
+    except OSError as error:
+        why = f"{error.filename or 'its directory'}: {error.strerror or error}"
+        raise Unreachable("database", why=why, remedy="check ZLH_DATABASE__URL: it names a place where this user may write") from error
     now = migration.head()
     if json:
         output.data({"from": before, "to": now})

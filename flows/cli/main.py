@@ -61,6 +61,11 @@ def run(arguments: list[str] | None = None) -> int:
     except AutomationError as error:
         sys.stderr.write(f"zlh: {error}\n")
         return status_of(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a path that a person gave, in an option or a setting
+        sys.stderr.write(f"zlh: {error.filename or 'system'} · {error.strerror or error} · check that it exists and that this user may write it\n")
+        return 3
     return result if isinstance(result, int) else 0
 
 

@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from flows.errors import Busy, Conflict, Fenced, Temporary, Unreachable
+from flows.errors import Busy, Conflict, Fenced, MisconfiguredSetting, Temporary, Unreachable
 from flows.state import patience
 from flows.state import tables as t
 from flows.state.threaded import Hooks, ThreadedWriter
+from flows.state.url import FORM, SETTING, checked
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class Database:
         clock: Callable[[], int] | None = None,
         async_creator: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
-        self.url = make_url(url)
+        self.url = _parsed(url)
         self._clock = clock
         self._busy = busy_timeout_s
         self._writers = asyncio.Lock()
@@ -200,6 +201,17 @@ class Database:
             await asyncio.sleep(pause)
 
 
+def _parsed(url: str | URL) -> URL:
+    if isinstance(url, URL):
+        return url
+    checked(url)
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # their texts may quote the password
+        remedy = f"{FORM}; special characters of a password are percent-encoded"
+        raise MisconfiguredSetting(SETTING, why="cannot be read as an URL", remedy=remedy) from None
+
+
 async def _guard(tx: Tx, epoch: int) -> None:
     row = (await tx.execute(select(t.epochs.c.epoch).where(t.epochs.c.name == "reconcile").with_for_update(read=True))).one_or_none()
     if row is None or row.epoch != epoch:
@@ -208,6 +220,8 @@ async def _guard(tx: Tx, epoch: int) -> None:
 
 #: What servers say when two transactions got in each other's way and one was given up: MariaDB's numbers, PostgreSQL's states.
 _COLLISIONS = frozenset({1205, 1213, "40001", "40P01"})
+#: A table that is not there: MariaDB's number, PostgreSQL's state. SQLite has words alone.
+_NO_TABLE = frozenset({1146, "42P01"})
 #: MariaDB's violated constraint, which its driver does not count among integrity errors.
 _CONSTRAINTS = frozenset({4025})
 
@@ -220,6 +234,8 @@ def translated(error: BaseException) -> Exception:
         return Conflict("database", why=str(orig))
     if codes & _COLLISIONS:
         return Busy("database", why=str(orig), remedy="nothing was written: try again", retry_after=1.0)
+    if codes & _NO_TABLE or "no such table" in str(orig):
+        return Unreachable("database", why=str(orig), remedy="zlh migrate makes the tables; is ZLH_DATABASE__URL the right one?")
     if isinstance(error, OperationalError | PoolTimeout | OSError) or getattr(error, "connection_invalidated", False):
         return Unreachable("database", why=str(getattr(error, "orig", error)), remedy="check ZLH_DATABASE__URL and the server")
     return Temporary("database", why=str(getattr(error, "orig", error)))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from flows.errors import AutomationError, Busy, Unreachable
+from flows.errors import AutomationError, BadInput, Busy, Unreachable
+from flows.state.url import checked
 
 Rows = list[dict[str, Any]]
 _NOW = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
@@ -31,7 +32,9 @@ class Query:
 
 
 def read(url: str, make: Callable[[int], Query], *, busy_timeout_s: float = 5.0) -> tuple[Rows, int]:
-    """The rows, and the database's time (ms), which the query is made with. Raises Unreachable or Busy."""
+    """The rows, and the database's time (ms), which the query is made with. Raises Unreachable, Busy, MisconfiguredSetting, or BadInput for a
+    value that no database can hold."""
+    checked(url)
     if url.startswith("sqlite"):
         return _sqlite(url, make, busy_timeout_s)
     import asyncio
@@ -53,6 +56,8 @@ def _sqlite(url: str, make: Callable[[int], Query], busy_timeout_s: float) -> tu
             connection.close()
     except sqlite3.Error as error:
         raise _translated(error, path) from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise BadInput("argument", dict(query.parameters), why=str(error), remedy="give another value") from error
     return _plain([dict(row) for row in rows], query), now
 
 
