@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -38,7 +38,7 @@ def _listing(noun: Noun) -> Callable[..., None]:
 
     options: dict[str, tuple[Any, Any]] = {
         "ctx": (typer.Context, inspect.Parameter.empty),
-        **{name: (Annotated[str | None, typer.Option(f"--{name}", help=f"only this {name}")], None) for name in noun.filters},
+        **{name: (_filter(noun, name), None) for name in noun.filters},
         "since": (output.Since, None),
         "limit": (output.Limit, 200),
         "everything": (Annotated[bool, typer.Option("--all", help="what is over, too")], False),
@@ -52,6 +52,12 @@ def _listing(noun: Noun) -> Callable[..., None]:
     listing.__annotations__ = {name: hint for name, (hint, _) in options.items()}
     listing.__doc__ = noun.help
     return listing
+
+
+def _filter(noun: Noun, name: str) -> Any:
+    """An option; where all values are known, no other is taken."""
+    kind: Any = Literal[tuple(str(value) for value in noun.choices[name])] if name in noun.choices else str
+    return Annotated[kind | None, typer.Option(f"--{name}", help=f"only this {name}")]
 
 
 def show_all(

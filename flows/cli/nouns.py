@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flows.cli import output
+from flows.domain.finding import Check, Outcome
+from flows.domain.lease import LeaseKind
+from flows.domain.operation import OperationKind, OperationState, Queue
+from flows.domain.server import BillingState, ServerState
 
 Row = Mapping[str, Any]
 
@@ -14,7 +18,8 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class Noun:
     """``sql`` is a select without ``WHERE``; ``key`` identifies a row, ``names`` are other columns by which a person may name one.
-    ``filters``: option → column. ``alive`` hides what is over unless ``--all`` is given. ``people`` turns a row into table cells."""
+    ``filters``: option → column; ``choices``: option → all that the column can hold, where that is known. ``alive`` hides what is over
+    unless ``--all`` is given. ``people`` turns a row into table cells."""
 
     name: str
     help: str
@@ -31,6 +36,7 @@ class Noun:
     json: Sequence[str] = ()
     booleans: Sequence[str] = ()
     numbered: bool = False
+    choices: Mapping[str, Iterable[str]] = field(default_factory=dict)
 
 
 def _server(row: Row, now: int, utc: bool) -> dict[str, Any]:
@@ -121,6 +127,7 @@ NOUNS: Sequence[Noun] = (
         "s.id", "s.name", ("name", "customer", "type", "ct", "node", "address", "state", "desired", "ready", "operation"), _server,
         "no servers: zlh create NAME --customer CUSTOMER", "s.created_at", ("s.name",),
         {"state": "s.state", "host": "s.node", "customer": "c.name"}, "s.state <> 'deleted'", booleans=("ready", "reachable"),
+        choices={"state": ServerState},
     ),
     Noun(
         "findings", "What is not as it should be, and why it is not being repaired.",
@@ -129,7 +136,7 @@ NOUNS: Sequence[Noun] = (
            FROM episodes e LEFT JOIN servers s ON s.id = e.server_id""",
         "e.id", "e.opened_at DESC", ("id", "check", "subject", "since", "not repaired", "summary", "to mend"), _finding,
         "no open findings", "e.opened_at", (), {"check": 'e."check"', "server": "s.name", "reason": "e.reason"}, "e.closed_at IS NULL",
-        json=("evidence",),
+        json=("evidence",), choices={"check": Check},
     ),
     Noun(
         "repairs", "What the controller did.",
@@ -138,6 +145,7 @@ NOUNS: Sequence[Noun] = (
            FROM repairs r LEFT JOIN servers s ON s.id = r.server_id""",
         "r.id", "r.intent_at DESC", ("id", "at", "check", "action", "subject", "level", "outcome", "took"), _repair,
         "no repairs", "r.intent_at", (), {"outcome": "r.outcome", "check": 'r."check"', "host": "r.host", "server": "s.name"}, booleans=("counted",),
+        choices={"outcome": Outcome, "check": Check},
     ),
     Noun(
         "operations", "Orders, and how far they are.",
@@ -146,6 +154,7 @@ NOUNS: Sequence[Noun] = (
            FROM operations o JOIN servers s ON s.id = o.server_id""",
         "o.id", "o.created_at DESC", ("id", "at", "kind", "server", "state", "step", "attempt", "took", "why"), _operation,
         "no operations", "o.created_at", (), {"state": "o.state", "kind": "o.kind", "server": "s.name", "queue": "o.queue"}, json=("error",),
+        choices={"state": OperationState, "kind": OperationKind, "queue": Queue},
     ),
     Noun(
         "leases", "Who may act on what now.",
@@ -153,6 +162,7 @@ NOUNS: Sequence[Noun] = (
            FROM leases l LEFT JOIN servers s ON s.id = l.subject""",
         "l.subject", "l.taken_at", ("of", "kind", "holder", "taken", "left", "token", "reason"), _lease,
         "no lease is held", "l.taken_at", ("s.name",), {"kind": "l.kind", "server": "s.name"}, "l.holder IS NOT NULL",
+        choices={"kind": LeaseKind},
     ),
     Noun(
         "hosts", "Proxmox nodes that take servers.",
@@ -166,6 +176,7 @@ NOUNS: Sequence[Noun] = (
            FROM tokens k LEFT JOIN customers c ON c.id = k.customer_id""",
         "k.id", "k.created_at DESC", ("id", "role", "customer", "label", "state", "expires"), _token,
         "no tokens: zlh token create", "k.created_at", (), {"role": "k.role", "customer": "c.name"}, "k.revoked_at IS NULL",
+        choices={"role": ("customer", "admin")},
     ),
     Noun(
         "audit", "Who did what: append-only.",
@@ -189,6 +200,7 @@ NOUNS: Sequence[Noun] = (
            FROM customers c""",
         "c.id", "c.name", ("name", "plan", "billing", "servers", "since", "id"), _customer,
         "no customers: zlh customers add NAME", "c.created_at", ("c.name",), {"billing": "c.billing", "plan": "c.plan"},
+        choices={"billing": BillingState},
     ),
     Noun(
         "reviews", "Plans that wait for a person.",
@@ -197,7 +209,7 @@ NOUNS: Sequence[Noun] = (
            FROM reviews r LEFT JOIN servers s ON s.id = r.server_id""",
         "r.id", "r.requested_at DESC", ("id", "server", "check", "action", "asked", "expires", "state"), _review,
         "no review waits", "r.requested_at", (), {"server": "s.name", "check": 'r."check"'}, "r.decided_at IS NULL AND r.expires_at > :now",
-        json=("plan",),
+        json=("plan",), choices={"check": Check},
     ),
     Noun(
         "breakers", "Servers that automation leaves alone after failed repairs.",

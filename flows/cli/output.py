@@ -21,23 +21,28 @@ from flows.errors import BadInput, Conflict
 Json = Annotated[bool, typer.Option("--json", help="print data instead of a table")]
 Utc = Annotated[bool, typer.Option("--utc", help="times in UTC instead of the local zone")]
 Wide = Annotated[bool, typer.Option("--wide", help="cut nothing, however wide the terminal is")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="at most this many rows")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="at most this many rows")]
 Since = Annotated[str | None, typer.Option("--since", help="only younger than this: 90s, 15m, 2h, 3d")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+#: The longest duration that means something here, in seconds: ten years.
+LONGEST_S = 3650 * 86_400.0
 #: Names of times (ms) that do not end in ``_at``.
 _TIMES = frozenset({"at", "now", "until"})
 _GAP = 2
 
 
 def seconds(text: str, field: str = "duration") -> float:
-    """``90s``, ``1h30m`` → seconds. Raises BadInput naming the option."""
+    """``90s``, ``1h30m`` → seconds, more than none and at most ten years. Raises BadInput naming the option."""
     parts = _DURATION.findall(text)
     if not parts or "".join(f"{n}{u}" for n, u in parts) != text.replace(" ", ""):
         raise BadInput(field, text, why="is no duration", remedy="for example 90s, 15m, 2h or 1d12h")
-    return float(sum(float(n) * _UNITS[u] for n, u in parts))
+    total = float(sum(float(n) * _UNITS[u] for n, u in parts))
+    if not 0 < total <= LONGEST_S:
+        raise BadInput(field, text, why="is no time at all" if total <= 0 else "is more than ten years", remedy="for example 90s, 15m, 2h or 1d12h")
+    return total
 
 
 def duration(ms: float | None) -> str:
