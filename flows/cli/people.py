@@ -133,9 +133,9 @@ def revoke(token: Annotated[str, typer.Argument(metavar="ID", help="id, its begi
 
 def add_host(
     name: str,
-    memory: Annotated[int, typer.Option(help="memory, MiB")],
-    disk: Annotated[int, typer.Option(help="disk for containers, GiB")],
-    cores: Annotated[int, typer.Option(help="cores")],
+    memory: Annotated[int, typer.Option(help="memory, MiB", min=1)],
+    disk: Annotated[int, typer.Option(help="disk for containers, GiB", min=1)],
+    cores: Annotated[int, typer.Option(help="cores", min=1)],
     storage: Annotated[str, typer.Option(help="Proxmox storage for root disks")],
     template: Annotated[list[str], typer.Option(help="FLAVOR=VMID, as often as there are flavors")],
     bridge: Annotated[str, typer.Option(help="bridge of the containers")] = "vmbr0",
@@ -146,7 +146,7 @@ def add_host(
     templates: dict[str, int] = {}
     for entry in template:
         flavor, equals, vmid = entry.partition("=")
-        if not equals or not flavor or not vmid.isdigit():
+        if not equals or not flavor or not (vmid.isascii() and vmid.isdigit() and len(vmid) <= 9):
             raise BadInput("--template", entry, why="is not FLAVOR=VMID", remedy="for example --template fabric=9000")
         templates[flavor] = int(vmid)
     who = session.actor()

@@ -8,13 +8,16 @@ from typing import Any
 from sqlalchemy import select, update
 
 from flows.domain.server import MAY_RUN, BillingState
-from flows.errors import Conflict, NotFound
+from flows.errors import BadInput, Conflict, NotFound
 from flows.state import audit
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.ids import new_id
 from flows.state.unique import insert_unique
 from flows.state.upsert import upsert
+
+#: The longest name, in characters: the column's.
+NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,31 @@ class PlanLimits:
 
 
 async def add(tx: Tx, name: str, plan: str) -> Customer:
-    """A new customer in good standing. Raises Conflict (``name_taken``), NotFound (no such plan)."""
+    """A new customer in good standing. Raises BadInput (the name), Conflict (``name_taken``), NotFound (no such plan)."""
+    _check_name(name)
     if await get_plan(tx, plan) is None:
         raise NotFound(f"plan {plan!r}", remedy="zlh customers add --plan basic|pro")
     customer = Customer(new_id(), name, plan, BillingState.ACTIVE, tx.now)
     row = {"id": customer.id, "name": name, "plan": plan, "billing": customer.billing.value, "created_at": tx.now}
     if not await insert_unique(tx, t.customers, row):
-        raise Conflict(f"customer {name!r}", why="the name is taken", kind="name_taken", facts={"name": name})
+        remedy = "choose another, or use the one there is: zlh customers"
+        raise Conflict(f"customer {name!r}", why="the name is taken", remedy=remedy, kind="name_taken", facts={"name": name})
     return customer
+
+
+def _check_name(name: str) -> None:
+    """What a person can read, type and pass on a command line, and every database can hold."""
+    why = ""
+    if not name.strip():
+        why = "is empty"
+    elif len(name) > NAME_LENGTH:
+        why = f"is longer than {NAME_LENGTH} characters"
+    elif not name.isprintable():
+        why = "holds characters that do not print"
+    elif name != name.strip():
+        why = "begins or ends with a blank"
+    if why:
+        raise BadInput("name", name[: NAME_LENGTH + 1], why=why, remedy=f"1 to {NAME_LENGTH} characters that print, without blanks at the ends")
 
 
 async def get(tx: Tx, customer_id: str, *, lock: bool = False) -> Customer | None:

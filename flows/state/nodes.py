@@ -1,15 +1,26 @@
-"""Nodes and how full they are. Called by ``zlh nodes``, the front door (placement) and the digest."""
+"""Nodes and how full they are. Called by ``zlh hosts``, the front door (placement) and the digest."""
 
 from __future__ import annotations
+
+import re
 
 from sqlalchemy import func, select
 
 from flows.domain.node import Node, NodeUsage
+from flows.errors import BadInput
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.servers import COUNTED
 from flows.state.upsert import upsert
 
+#: What Proxmox calls nodes (host names), storages and bridges (network interfaces).
+_NAMES = {
+    "name": re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"),
+    "storage": re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}[A-Za-z0-9]"),
+    "bridge": re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}"),
+}
+#: What the tables hold.
+_MOST = 2**31 - 1
 _COLUMNS = ("memory_mb", "disk_gb", "cores", "storage", "bridge", "templates", "open")
 
 
@@ -28,9 +39,25 @@ _SUMS = (
 
 
 async def put(tx: Tx, node: Node) -> None:
-    """Creates or replaces a node."""
+    """Creates or replaces a node. Raises BadInput."""
+    _check(node)
     row = {"name": node.name} | {c: getattr(node, c) for c in _COLUMNS} | {"templates": dict(node.templates)}
     await upsert(tx, t.nodes, [row], key="name", update=_COLUMNS)
+
+
+def _check(node: Node) -> None:
+    """A wrong number here would place servers where there is no room, or none at all."""
+    for field in ("memory_mb", "disk_gb", "cores"):
+        value = getattr(node, field)
+        if not 1 <= value <= _MOST:
+            raise BadInput(field, value, why=f"must be between 1 and {_MOST}", remedy="say what may be handed out to servers")
+    for field, form in _NAMES.items():
+        if form.fullmatch(getattr(node, field)) is None:
+            remedy = "as pvesh get /nodes, pvesm status and ip link call it"
+            raise BadInput(field, getattr(node, field), why=f"can be no {field} of Proxmox", remedy=remedy)
+    for flavor, vmid in node.templates.items():
+        if not 100 <= vmid <= 999_999_999:
+            raise BadInput("templates", f"{flavor}={vmid}", why="is no VMID", remedy="Proxmox counts from 100 to 999999999")
 
 
 async def list_(tx: Tx, *, lock: bool = False) -> list[Node]:

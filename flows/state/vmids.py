@@ -1,4 +1,4 @@
-"""VMIDs: who has which, and which may not be handed out. Called by the front door, by steps and by ``zlh vmids``.
+"""VMIDs: who has which, and which may not be handed out. Called by the front door and by steps.
 
 ``reserved`` belongs to a server; ``quarantined`` was released and waits, because a late call at Proxmox could still meet its number;
 ``burnt`` was found in somebody else's hands and waits for a person.
