@@ -51,7 +51,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             sources=SOURCES,
             confirmed=not running,
         )
-    for lease in fleet.leases.values():
+    for lease in sorted(fleet.leases.values(), key=lambda lease: lease.subject):  # of two leases of one operation, one is the finding
         if lease.kind is LeaseKind.OPERATION and lease.expired(snapshot.now) and lease.operation_id is not None:
             operation_ = fleet.operations.get(lease.operation_id)
             if operation_ is None or operation_.state not in LIVE_STATES:
