@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OWN_ROUTE, Check, EpisodeChange, Finding, Plan, Transition
+from flows.domain.finding import OWN_ROUTE, Check, EpisodeChange, Plan, Transition
 
 #: Checks with a row of their own: event by severity, highest last.
 _OWN: Mapping[Check, tuple[tuple[int, EventKind], ...]] = {
@@ -44,22 +44,15 @@ def _event(change: EpisodeChange, now: int) -> Event:
     over = change.transition is Transition.CLOSED
     return Event(
         kind,
-        key=f"{change.transition}/{change.key}/{now}"[:200],
+        key=f"{change.transition}/{change.key}/{now}",
         what=f"over: {summary}" if over else summary,
-        where=_where(change),
+        where=change.where,
         done="it is over" if over else _done(change),
         next="" if over else "recalled daily while it lasts",
         command="" if over or change.finding is None else change.finding.remedy,
         over_of=announced if over else None,
         failed=not over,
     )
-
-
-def _where(change: EpisodeChange) -> str:
-    finding: Finding | None = change.finding
-    if finding is None:
-        return change.key.partition("/")[2]
-    return finding.subject if finding.host is None else f"{finding.subject} on {finding.host}"
 
 
 def _done(change: EpisodeChange) -> str:

@@ -6,13 +6,15 @@ derived from an unknown source; the same facts give the same plan, in whatever o
 
 from __future__ import annotations
 
-from flows.decide import episodes, limits
+from dataclasses import replace
+
+from flows.decide import episodes, limits, places
 from flows.decide.breakers import Breakers
 from flows.decide.checks import source_drift
 from flows.decide.checks.registry import CHECKS
 from flows.decide.correlation import Correlation
 from flows.decide.verdict import Judge
-from flows.domain.finding import Check, EpisodeRow, Finding, Plan, Policy, Reason, Repair, Suppressed
+from flows.domain.finding import Check, EpisodeChange, EpisodeRow, Finding, Plan, Policy, Reason, Repair, Suppressed
 from flows.domain.snapshot import Snapshot
 
 
@@ -48,7 +50,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
         told = s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding, episode.id if episode else None)
         verdicts.append(episodes.Verdict(s.finding, s.reason.value, told))
     changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
-    return Plan(tuple(repairs), tuple(suppressed), changes, skipped)
+    return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped)
 
 
 def find(snapshot: Snapshot, policy: Policy) -> tuple[list[Finding], dict[str, str]]:
@@ -66,7 +68,15 @@ def find(snapshot: Snapshot, policy: Policy) -> tuple[list[Finding], dict[str, s
             found.setdefault(finding.key, finding)
     for finding in source_drift.among(list(found.values()), snapshot, policy):
         found[finding.key] = finding
-    return [found[key] for key in sorted(found)], skipped
+    fleet = snapshot.fleet
+    return [replace(f, where=places.where(fleet, f.subject, f.server_id, f.host)) for _, f in sorted(found.items())], skipped
+
+
+def _placed(change: EpisodeChange, snapshot: Snapshot) -> EpisodeChange:
+    """A close has no finding: its episode says where it was."""
+    if change.finding is not None or change.episode is None:
+        return replace(change, where=change.finding.where if change.finding else "")
+    return replace(change, where=places.where(snapshot.fleet, change.episode.subject, change.episode.server_id, None))
 
 
 def unproven(snapshot: Snapshot, policy: Policy, episode: EpisodeRow, skipped: dict[str, str]) -> str:

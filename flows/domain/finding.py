@@ -81,7 +81,8 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One drift. ``subject`` is a server id, ``operation:<id>``, ``dns:<name>``, ``proxy:<name>``, ``host:<node>``,
-    ``source:<name>``, ``queue:<name>`` or ``lease:<subject>``; with ``check`` it keys the episode."""
+    ``source:<name>``, ``queue:<name>`` or ``lease:<subject>``; with ``check`` it keys the episode. ``where`` is what people call its
+    place, filled in by the plan."""
 
     check: Check
     subject: str
@@ -97,6 +98,7 @@ class Finding:
     remedy: str = ""
     severity: int = 1  # grows where the routing table has steps: backup missed 1, 2; source unknown 1, 3
     not_before: int | None = None  # back-off: the repair waits until then
+    where: str = ""
 
     @property
     def key(self) -> str:
@@ -196,8 +198,8 @@ class Transition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeChange:
-    """``finding`` is None for a close. ``announce`` says whether people hear of it; ``told`` that another event, the opened breaker's,
-    has told them already."""
+    """``finding`` is None for a close; ``where`` is the place of either. ``announce`` says whether people hear of it; ``told`` that another
+    event, the opened breaker's, has told them already."""
 
     transition: Transition
     key: str
@@ -206,6 +208,7 @@ class EpisodeChange:
     reason: str
     announce: bool = False
     told: bool = False
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
