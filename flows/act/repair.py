@@ -59,14 +59,14 @@ async def _leased(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outc
     outcome, detail = Outcome.UNVERIFIED, ""
     try:
         async with Heartbeat(deps.database, deps.settings.timing, lease.subject, lease.token, deps.abandon) as beat:
-            ctx = RepairContext(deps, repair.finding, lease.subject, lease.token, beat)
+            ctx = RepairContext(deps, repair.finding, lease.subject, lease.token, epoch, beat)
             async with asyncio.timeout(handler.limit_s):
                 if not await handler.drifted(ctx):
                     outcome = Outcome.ALREADY_HEALED
                 else:
-                    await handler.heal(ctx)
+                    done = await handler.heal(ctx)
                     await deps.boundary(f"repair:{repair.action}:effect")
-                    outcome = Outcome.FAILED if await handler.drifted(ctx) else Outcome.REPAIRED
+                    outcome = Outcome.FAILED if await handler.drifted(ctx) else Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
     except Fenced as error:
         outcome, detail = Outcome.FENCED, str(error)
     except AutomationError as error:

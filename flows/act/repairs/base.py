@@ -17,12 +17,13 @@ from flows.state import leases, servers
 
 @dataclass
 class RepairContext:
-    """Of one repair under its own lease. ``token`` fences its effects."""
+    """Of one repair under its own lease. ``token`` fences its effects, ``epoch`` its sweep's transactions."""
 
     deps: Deps
     finding: Finding
     subject: str
     token: int
+    epoch: int
     heartbeat: Heartbeat
 
     @property
@@ -51,5 +52,6 @@ class RepairHandler:
     async def drifted(self, ctx: RepairContext) -> bool:
         raise NotImplementedError
 
-    async def heal(self, ctx: RepairContext) -> None:
+    async def heal(self, ctx: RepairContext) -> bool:
+        """False: nothing had to change any more."""
         raise NotImplementedError

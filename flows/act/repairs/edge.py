@@ -42,8 +42,8 @@ class PublishDns(RepairHandler):
         server = await _wants_edge(ctx)
         return server is not None and not await edge.dns_is_right(ctx.deps, server)
 
-    async def heal(self, ctx: RepairContext) -> None:
-        await edge.publish_dns(ctx.deps, await ctx.server())
+    async def heal(self, ctx: RepairContext) -> bool:
+        return await edge.publish_dns(ctx.deps, await ctx.server())
 
 
 class WithdrawDns(RepairHandler):
@@ -63,11 +63,10 @@ class WithdrawDns(RepairHandler):
             in_operation = holder is not None and await operations.live_of(tx, holder.id) is not None
         return holder is None or not wants_name(holder, await _billing(ctx, holder), in_operation=in_operation)
 
-    async def heal(self, ctx: RepairContext) -> None:
+    async def heal(self, ctx: RepairContext) -> bool:
         name = _name(ctx, "dns:")
         owner = (await ctx.deps.dns.zone()).owners.get(name)
-        if owner is not None:
-            await edge.withdraw_dns(ctx.deps, name, owner)
+        return owner is not None and await edge.withdraw_dns(ctx.deps, name, owner)
 
 
 class RegisterProxy(RepairHandler):
@@ -78,8 +77,8 @@ class RegisterProxy(RepairHandler):
         server = await _wants_edge(ctx)
         return server is not None and not await edge.proxy_is_right(ctx.deps, server)
 
-    async def heal(self, ctx: RepairContext) -> None:
-        await edge.register(ctx.deps, await ctx.server(), ctx.token)
+    async def heal(self, ctx: RepairContext) -> bool:
+        return await edge.register(ctx.deps, await ctx.server(), ctx.token)
 
 
 class DeregisterProxy(RepairHandler):
@@ -108,8 +107,8 @@ class DeregisterProxy(RepairHandler):
             raise
         return not ready
 
-    async def heal(self, ctx: RepairContext) -> None:
-        await edge.deregister(ctx.deps, await self._backend(ctx), ctx.token)
+    async def heal(self, ctx: RepairContext) -> bool:
+        return await edge.deregister(ctx.deps, await self._backend(ctx), ctx.token)
 
     @staticmethod
     async def _backend(ctx: RepairContext) -> str:
@@ -131,8 +130,9 @@ class RehydrateProxy(RepairHandler):
         missing = [active[i] for i in wanted if i in active and not _registered(registered, active[i])]
         return bool(missing) or any(name in registered for name in stale)
 
-    async def heal(self, ctx: RepairContext) -> None:
+    async def heal(self, ctx: RepairContext) -> bool:
         await ctx.deps.proxy.rehydrate()
+        return True
 
 
 def _registered(registered: Mapping[str, Registration], server: Server) -> bool:

@@ -11,6 +11,7 @@ from flows.domain.finding import Action
 from flows.domain.server import ContainerType, Edge, Server, ServerState
 from flows.errors import AutomationError
 from flows.state import customers, leases, servers
+from flows.state.intake import locked_customer
 
 
 class SuspendWorkload(RepairHandler):
@@ -26,19 +27,36 @@ class SuspendWorkload(RepairHandler):
                 return False
         return await self._running(ctx, server)
 
-    async def heal(self, ctx: RepairContext) -> None:
-        server = await ctx.server()
-        async with ctx.deps.database.write() as tx:
+    async def heal(self, ctx: RepairContext) -> bool:
+        server = await self._withdrawn(ctx)
+        if server is None:
+            return False
+        if server.ctype is ContainerType.DEV:
+            # Answers at once; the container goes down on its own time, and the next sweep looks.
+            await ctx.proxmox.shutdown(server.node, server.vmid, 60)
+            return True
+        await edge.deregister(ctx.deps, server.name, ctx.token)
+        async with ctx.deps.database.read() as tx:
+            if not await customers.is_suspended(tx, server.customer_id):
+                return False  # resumed a moment ago: what still runs, runs on
+        await ctx.deps.agents.stop(server, ctx.token)
+        return True
+
+    @staticmethod
+    async def _withdrawn(ctx: RepairContext) -> Server | None:
+        """Closes the server to players while its customer is locked, as :mod:`flows.state.accounts` does. None: resumed since ``drifted``
+        looked; what a resumption opened must not be closed for good."""
+        known = await ctx.server()
+        async with ctx.deps.database.write(epoch=ctx.epoch) as tx:
+            await locked_customer(tx, known.customer_id)
             await leases.check(tx, ctx.subject, ctx.token)
+            server = await servers.get(tx, known.id)
+            if server is None or not await customers.is_suspended(tx, known.customer_id):
+                return None
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
             if server.state is ServerState.ACTIVE:
                 await servers.set_state(tx, server.id, ServerState.SUSPENDED, "controller")
-        if server.ctype is ContainerType.GAME:
-            await edge.deregister(ctx.deps, server.name, ctx.token)
-            await ctx.deps.agents.stop(server, ctx.token)
-        else:
-            # Answers at once; the container goes down on its own time, and the next sweep looks.
-            await ctx.proxmox.shutdown(server.node, server.vmid, 60)
+        return server
 
     async def _running(self, ctx: RepairContext, server: Server) -> bool:
         """A game's agent is asked first, Proxmox where it is silent: nothing runs in a container that is down."""

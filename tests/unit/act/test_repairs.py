@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import update
+
 from flows.act import repair as repairing
 from flows.act.deps import Deps
 from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action, Check, Finding, Outcome, Repair
-from flows.domain.server import ContainerType, Edge, Server
+from flows.domain.server import BillingState, ContainerType, Edge, Server, ServerState
 from flows.domain.sources import Registration
-from flows.errors import Unreachable
-from flows.state import accounts, epochs
+from flows.errors import Fenced, Unreachable
+from flows.state import accounts, customers, epochs
+from flows.state import tables as t
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
 
@@ -88,3 +92,36 @@ async def test_a_suspended_developer_container_is_shut_down(house: House) -> Non
     server, finding = await _suspended(house, ContainerType.DEV)
     assert await _carry_out(house, finding) is Outcome.REPAIRED
     assert house.world.containers[server.vmid].status == "stopped"
+
+
+@pytest.mark.parametrize("moment", ["agent.status", "proxy.view"])
+async def test_a_customer_who_is_resumed_meanwhile_keeps_an_active_server(house: House, moment: str) -> None:
+    """Between the look and the withdrawal, or between the withdrawal and the stop."""
+    server, finding = await _suspended(house)
+
+    async def resume() -> None:
+        async with house.db.write() as tx:
+            await accounts.resume(tx, server.customer_id, "test")
+
+    house.world.after[moment] = [resume]
+    assert await _carry_out(house, finding) is Outcome.ALREADY_HEALED
+    present = await house.present(server.id)
+    assert (present.state, present.edge) == (ServerState.ACTIVE, Edge.OPEN)
+    assert house.world.workload is WorkloadState.RUNNING
+
+
+async def test_a_superseded_sweep_withdraws_nothing(house: House) -> None:
+    server, finding = await _suspended(house)
+    async with house.db.write() as tx:
+        await accounts.resume(tx, server.customer_id, "test")
+        await customers.set_billing(tx, server.customer_id, BillingState.SUSPENDED, "test")
+
+    async def newer() -> None:
+        async with house.db.write() as tx:
+            await tx.execute(update(t.epochs).values(epoch=t.epochs.c.epoch + 1))
+
+    house.world.after["agent.status"] = [newer]
+    with pytest.raises(Fenced):
+        await _carry_out(house, finding)
+    present = await house.present(server.id)
+    assert (present.state, present.edge) == (ServerState.ACTIVE, Edge.OPEN)
