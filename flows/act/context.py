@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from flows.act import ownership
 from flows.act.deps import Deps
 from flows.act.guarded import GuardedProxmox
 from flows.act.heartbeat import Heartbeat
@@ -15,8 +16,8 @@ from flows.act.tasks import longest_call_s, seen_through
 from flows.domain.operation import Direction, Operation, OperationState, StepName, StepRow
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
-from flows.domain.sources import TaskStatus
-from flows.errors import AmbiguousEffect, Busy, Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
+from flows.domain.sources import ContainerConfig, TaskStatus
+from flows.errors import AmbiguousEffect, Busy, Conflict, Fenced, NotFound, TaskFailed, Temporary, Unproven, Unreachable
 from flows.state import journal, leases, operations, servers
 from flows.state.database import Tx
 
@@ -98,6 +99,18 @@ class Context:
             await self.write(lambda tx: journal.set_upid(tx, self.operation.id, row.step, row.direction, upid))
             self.row = replace(row, upid=upid)
         return upid
+
+    async def own(self) -> ContainerConfig:
+        """The container's configuration as it is now. Asked before every order that changes a container: a VMID alone does not say whose
+        it is. Raises Conflict for a container without our marks, NotFound."""
+        config = await self.deps.proxmox.config(self.server.node, self.server.vmid)
+        if not ownership.ours(config, self.server, self.operation.id):
+            raise Conflict(
+                f"container {self.server.vmid}",
+                why="it carries none of our marks: it is left alone",
+                remedy=f"look at it: pct config {self.server.vmid}",
+            )
+        return config
 
     async def settle(self) -> None:
         """Waits for the task that an interrupted run of this step left behind, however it ends: what it was about tells. Raises Temporary

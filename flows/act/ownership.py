@@ -31,3 +31,8 @@ def made_by(config: ContainerConfig, operation_id: str) -> bool:
 def belongs_to(config: ContainerConfig, server: Server) -> bool:
     """Whether the container is this server's."""
     return server_tag(server.id) in config.tags
+
+
+def ours(config: ContainerConfig, server: Server, operation_id: str) -> bool:
+    """Whether it is this server's, or was made by this operation, which may not have tagged it yet."""
+    return made_by(config, operation_id) or belongs_to(config, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 
 from flows.act import ownership
@@ -10,7 +11,7 @@ from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
 from flows.domain.operation import OperationKind, StepName
 from flows.domain.ports import ContainerSpec
-from flows.errors import AmbiguousEffect, NotFound
+from flows.errors import AmbiguousEffect, Conflict, NotFound
 
 
 class Configure(Step):
@@ -23,6 +24,7 @@ class Configure(Step):
     async def do(self, ctx: Context) -> None:
         server, network = ctx.server, ctx.deps.settings.network
         await ctx.settle()
+        await ctx.own()
         await ctx.task(
             ctx.proxmox.configure(
                 server.node,
@@ -58,6 +60,7 @@ class StartContainer(Step):
     async def do(self, ctx: Context) -> None:
         server = ctx.server
         if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
+            await ctx.own()
             try:
                 await ctx.task(ctx.proxmox.start(server.node, server.vmid))
             except AmbiguousEffect:
@@ -71,10 +74,14 @@ class StartContainer(Step):
         await ctx.settle()
         server = ctx.server
         try:
-            if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
-                await ctx.task(ctx.proxmox.stop(server.node, server.vmid))
-        except NotFound as error:  # a person may have removed it; whether it is gone is proven where its VMID is released
+            if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
+                return
+            await ctx.own()
+        except (NotFound, Conflict) as error:  # a person may have removed it; whose its VMID is now shows where it is released
             ctx.say(f"nothing to stop: {error}")
+            return
+        with contextlib.suppress(NotFound):
+            await ctx.task(ctx.proxmox.stop(server.node, server.vmid))
 
 
 async def _answers(address: str, port: int = 22, timeout_s: float = 3.0) -> bool:

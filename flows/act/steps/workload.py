@@ -9,7 +9,7 @@ from flows.act.steps.base import Effect, Step
 from flows.domain.agent import WorkloadState
 from flows.domain.operation import OperationKind, StepName
 from flows.domain.server import ContainerType
-from flows.errors import AmbiguousEffect, AutomationError, Busy, NotFound, TaskFailed, Unreachable
+from flows.errors import AmbiguousEffect, AutomationError, Busy, NotFound, TaskFailed, Unproven, Unreachable
 
 #: States in which a stopped game has nothing left to lose.
 AT_REST = frozenset({WorkloadState.STOPPED, WorkloadState.CRASHED, WorkloadState.ERROR})
@@ -102,6 +102,7 @@ class StopWorkload(Step):
         if server.ctype is ContainerType.DEV:
             await ctx.settle()
             if await ctx.deps.proxmox.status(server.node, server.vmid) == "running":
+                await ctx.own()
                 await ctx.task(ctx.proxmox.shutdown(server.node, server.vmid, 60))
             return
         if await ctx.deps.proxmox.status(server.node, server.vmid) != "running":
@@ -131,13 +132,23 @@ class RestartWorkload(Step):
         """Where the journal's task, shutdown or start, went well and the container runs, it has been started again already."""
         server = ctx.server
         await ctx.settle()
+        await ctx.own()
         running = await ctx.deps.proxmox.status(server.node, server.vmid) == "running"
         upid = ctx.row.upid if ctx.again and ctx.row is not None else None
-        if running and upid is not None and (await ctx.deps.proxmox.task(upid)).ok:
+        if running and upid is not None and await self._went_well(ctx, upid):
             return
         if running:
             await ctx.task(ctx.proxmox.shutdown(server.node, server.vmid, 60))
+            await ctx.own()
         await ctx.task(ctx.proxmox.start(server.node, server.vmid))
+
+    @staticmethod
+    async def _went_well(ctx: Context, upid: str) -> bool:
+        try:
+            return (await ctx.deps.proxmox.task(upid)).ok
+        except Unproven as error:  # settled, but forgotten by its node: once more does no harm, waiting for its word never ends
+            ctx.say(f"how the earlier task ended is not known: {error.why}")
+            return False
 
     async def _restarted(self, ctx: Context) -> bool:
         """Whether the workload is younger than the order's first run: the journal's own time is that of the present attempt."""
