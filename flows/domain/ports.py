@@ -62,6 +62,10 @@ class ProxmoxReader(Protocol):
         """True: quorate, ``nextid`` says free, no task for it runs and no clone of our template runs. False: it exists.
         Raises Unproven where none can be shown."""
 
+    async def where(self, vmid: int) -> tuple[str, str] | None:
+        """Kind (``lxc``, ``qemu``) and node of the guest that has the VMID; None where the cluster lists none, which proves no absence.
+        Raises Unproven where rights or quorum make the list untrustworthy."""
+
     async def task(self, upid: str) -> TaskStatus: ...
 
     async def tasks_of(self, vmid: int) -> Sequence[TaskStatus]:
@@ -69,6 +73,9 @@ class ProxmoxReader(Protocol):
 
     async def clone_tasks(self, node: str, template_vmid: int, since_s: int) -> Sequence[tuple[str, bool]]:
         """``(upid, running)`` of every vzclone of the template by our own token since a time (Unix seconds)."""
+
+    async def cloning(self, node: str) -> Sequence[str]:
+        """UPIDs of the clones, of whatever template, that our own token has running on a node."""
 
     async def doctor(self) -> Mapping[str, object]:
         """Version, rights held and missing, quorum, clock difference in seconds."""

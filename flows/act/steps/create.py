@@ -11,7 +11,7 @@ from flows.act.steps import destroy
 from flows.act.steps.base import Effect, Step
 from flows.domain.operation import StepName
 from flows.domain.ports import CloneSpec
-from flows.errors import AmbiguousEffect, Busy, NotFound, TaskFailed, Unproven
+from flows.errors import AmbiguousEffect, Busy, Conflict, Fenced, NotFound, TaskFailed, Unproven
 from flows.state import servers, vmids
 
 #: Clocks of the node and the database may differ by this much, seconds.
@@ -35,7 +35,7 @@ async def find(ctx: Context) -> Found:
             if time.monotonic() < ctx.unsettled_until:
                 raise Unproven(f"container {server.vmid}", why="an order whose answer was lost may still arrive") from None
             return Found.NOTHING
-        return Found.FOREIGN  # it exists, on another node or as another kind of guest
+        return await _elsewhere(ctx)
     marked = ownership.made_by(config, ctx.operation.id)
     if config.lock == "create":
         clones = await proxmox.clone_tasks(server.node, server.template_vmid, ctx.operation.created_at // 1000 - SKEW_S)
@@ -47,6 +47,31 @@ async def find(ctx: Context) -> Found:
     if config.lock is not None:
         raise Busy(f"container {server.vmid}", why=f"CT is locked ({config.lock})")
     return Found.OURS
+
+
+async def _elsewhere(ctx: Context) -> Found:
+    """It exists, but not as a container of our node: another's only after its marks were read. Raises Conflict where it is ours."""
+    server, proxmox = ctx.server, ctx.deps.proxmox
+    what = f"container {server.vmid}"
+    place = await proxmox.where(server.vmid)
+    if place is None:
+        raise Unproven(what, why="its VMID is in use, but the cluster lists no guest with it")
+    kind, node = place
+    if kind != "lxc":
+        return Found.FOREIGN
+    try:
+        config = await proxmox.config(node, server.vmid)
+    except NotFound as error:
+        raise Unproven(what, why=f"it has just left node {node}") from error
+    if not ownership.ours(config, server, ctx.operation.id):
+        return Found.FOREIGN
+    if node == server.node:
+        raise Unproven(what, why=f"it has just come to node {node}")
+    raise Conflict(
+        what,
+        why=f"it is ours, but it was migrated to node {node} in the middle of its creation",
+        remedy=f"bring it back: pct migrate {server.vmid} {server.node} --restart",
+    )
 
 
 class CreateContainer(Step):
@@ -67,7 +92,7 @@ class CreateContainer(Step):
                 return
             if found is Found.HALF:
                 ctx.say(f"a clone died under its lock: destroying half a container {ctx.server.vmid}")
-                await destroy.destroy(ctx, ctx.server)
+                await destroy.destroy(ctx, ctx.server, half=True)
             elif found is Found.FOREIGN:
                 await self._another_vmid(ctx)
             else:
@@ -90,10 +115,12 @@ class CreateContainer(Step):
             # The next look tells: ours, half a clone, or nothing.
             ctx.say("the answer to the clone was lost; looking what came of it")
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
-        except TaskFailed as error:
+        except Fenced:
+            raise
+        except (TaskFailed, Conflict) as error:  # Conflict: the VMID was taken after the look
             if await find(ctx) in (Found.NOTHING, Found.HALF):
                 raise
-            ctx.say(f"the clone reported {error.why}, but the container is there")
+            ctx.say(f"the clone reported {error.why}, but a container is there")
 
     async def _another_vmid(self, ctx: Context) -> None:
         old, settings = ctx.server.vmid, ctx.deps.settings.vmid
@@ -109,4 +136,4 @@ class CreateContainer(Step):
         await ctx.settle()
         found = await find(ctx)
         if found in (Found.OURS, Found.HALF):
-            await destroy.destroy(ctx, ctx.server)
+            await destroy.destroy(ctx, ctx.server, half=found is Found.HALF)

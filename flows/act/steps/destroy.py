@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.act import ownership
 from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
-from flows.domain.operation import OperationKind, StepName
+from flows.domain.operation import StepName
 from flows.domain.server import Server
 from flows.errors import AmbiguousEffect, Conflict, DeadlineExceeded, NotFound, TaskFailed, Unproven
 
@@ -13,16 +13,16 @@ from flows.errors import AmbiguousEffect, Conflict, DeadlineExceeded, NotFound, 
 PROOFS = 60
 
 
-async def destroy(ctx: Context, server: Server) -> None:
-    """Ends with the container proven absent, or raises. Convergent: called again after any interruption."""
+async def destroy(ctx: Context, server: Server, *, half: bool = False) -> None:
+    """Ends with the container proven absent, or raises. Convergent: called again after any interruption. ``half``: the caller has shown
+    that it is our own clone, dead under its lock before it got its marks."""
     proxmox = ctx.deps.proxmox
     for _ in range(3):
         try:
             config = await proxmox.config(server.node, server.vmid)
         except NotFound:
             break
-        half = config.lock == "create" and ctx.operation.kind is OperationKind.PROVISION  # found to be our own dead clone
-        if not (ownership.made_by(config, ctx.operation.id) or ownership.belongs_to(config, server) or half):
+        if not (ownership.ours(config, server, ctx.operation.id) or (half and config.lock == "create")):
             raise Conflict(
                 f"container {server.vmid}",
                 why="it carries none of our marks: it is not destroyed",
@@ -51,14 +51,14 @@ async def prove_absent(ctx: Context, server: Server) -> None:
         except Unproven as error:
             last = error
         await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
-    raise DeadlineExceeded(f"container {server.vmid}", why=str(last) if last else "it still exists after its destruction")
+    raise DeadlineExceeded(f"container {server.vmid}", why=str(last) if last else "it still exists after its destruction") from last
 
 
 class DestroyContainer(Step):
     """Deletion's point of no return."""
 
     name = StepName.DESTROY_CONTAINER
-    deadline_s = 600.0
+    deadline_s = 900.0  #: its proof waits for clones of the same template
     effect = Effect.LEASED
 
     async def already_done(self, ctx: Context) -> bool:

@@ -116,6 +116,16 @@ def containers(data: object, what: str) -> tuple[dict[int, Container], frozenset
     return found, frozenset(twice)
 
 
+def guests(data: object, vmid: int, what: str) -> list[tuple[str, str]]:
+    """Kind and node of every guest that has a VMID."""
+    found = []
+    for item in rows(data, what):
+        kind = text(item.get("type"), what, "type")
+        if kind in ("lxc", "qemu") and number(item.get("vmid"), what, "vmid") == vmid:
+            found.append((kind, text(item.get("node"), what, f"node of {vmid}")))
+    return found
+
+
 def nodes(data: object, what: str) -> tuple[dict[str, bool], bool]:
     """``/cluster/status``: nodes and whether each is online, and whether the cluster is quorate. A standalone node, which has no
     ``cluster`` entry, counts as quorate."""

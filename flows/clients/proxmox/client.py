@@ -69,6 +69,15 @@ class ProxmoxClient:
     async def proven_absent(self, vmid: int, *, template_vmid: int | None = None) -> bool:
         return await absence.proven(self._session, vmid, template_vmid)
 
+    async def where(self, vmid: int) -> tuple[str, str] | None:
+        what = f"whereabouts of {vmid}"
+        await absence.guard(self._session, what)
+        found = answers.guests(await self._session.get(what, "cluster/resources", type="vm"), vmid, what)
+        await absence.guard(self._session, what)
+        if len(found) > 1:
+            raise Unproven(what, why="more than one guest has it", remedy="find out by hand which is right")
+        return found[0] if found else None
+
     async def task(self, upid: str) -> TaskStatus:
         status = await self._tasks.status(upid)
         if status.finished and not status.ok:
@@ -108,6 +117,10 @@ class ProxmoxClient:
             else:
                 raise Unproven(what, why=f"more than {PAGE * PAGES} tasks")
         return sorted(found.items())
+
+    async def cloning(self, node: str) -> Sequence[str]:
+        running = await absence.running_on(self._session, node)
+        return [e.upid.text for e in running if e.upid.kind == "vzclone" and e.upid.user == self._session.token_id]
 
     async def doctor(self) -> Mapping[str, object]:
         """``version``, ``rights_held``, ``rights_missing``, ``quorate``, ``nodes``, ``clock_difference_s`` (theirs minus ours)."""

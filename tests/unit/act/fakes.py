@@ -38,6 +38,7 @@ class Container:
     description: str = ""
     tags: frozenset[str] = frozenset()
     lock: str | None = None
+    node: str = ""  # empty: wherever it is looked for
 
 
 @dataclass
@@ -80,8 +81,8 @@ class Proxmox:
     def __init__(self, world: World) -> None:
         self.w = world
 
-    def _of(self, vmid: int) -> Container:
-        if vmid not in self.w.containers:
+    def _of(self, vmid: int, node: str = "") -> Container:
+        if vmid not in self.w.containers or (node and self.w.containers[vmid].node not in ("", node)):
             raise NotFound(f"container {vmid}", why="does not exist")
         return self.w.containers[vmid]
 
@@ -91,12 +92,12 @@ class Proxmox:
 
     async def config(self, node: str, vmid: int) -> ContainerConfig:
         await self.w.hit("config")
-        c = self._of(vmid)
+        c = self._of(vmid, node)
         return ContainerConfig(vmid, c.description, c.tags, c.lock, "", {})
 
     async def status(self, node: str, vmid: int) -> str:
         await self.w.hit("status")
-        return self._of(vmid).status
+        return self._of(vmid, node).status
 
     async def proven_absent(self, vmid: int, *, template_vmid: int | None = None) -> bool:
         return bool(await self.w.hit("proven_absent", lambda: vmid not in self.w.containers))
@@ -109,6 +110,12 @@ class Proxmox:
 
     async def clone_tasks(self, node: str, template_vmid: int, since_s: int) -> Sequence[tuple[str, bool]]:
         return []
+
+    async def where(self, vmid: int) -> tuple[str, str] | None:
+        return ("lxc", self.w.containers[vmid].node or "pve1") if vmid in self.w.containers else None
+
+    async def cloning(self, node: str) -> Sequence[str]:
+        return list(await self.w.hit("cloning") or ())
 
     async def doctor(self) -> Mapping[str, object]:
         return {}
