@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from flows.act.context import Context
-from flows.act.steps.destroy import PROOFS
-from flows.act.steps.final import release
+from flows.act.steps.create import Found, find
+from flows.act.steps.final import OUTLASTS_A_CLONE_S, release
 from flows.domain.event import Event, EventKind
 from flows.domain.operation import OperationKind, OperationState
-from flows.errors import AutomationError, Unproven
+from flows.errors import AutomationError, Busy, Conflict, Unproven
 from flows.state import attempts, leases, operations, outbox, servers, vmids
 from flows.state.database import Tx
 
@@ -53,35 +55,47 @@ async def compensated(ctx: Context) -> str:
         await operations.set_state(tx, ctx.operation.id, state)
         await _end(ctx, tx, state.value)
         if not cancelled:
-            await _alert(ctx, tx, EventKind.PROVISIONING_FAILED, f"provisioning of {server.name} failed", "everything is released")
+            done = "everything is released" if absent else f"everything of ours is released; VMID {server.vmid} is burnt: it is somebody else's"
+            await _alert(ctx, tx, EventKind.PROVISIONING_FAILED, f"provisioning of {server.name} failed", done)
         return state.value
 
     return await ctx.write(end)
 
 
 async def _absent(ctx: Context) -> bool:
-    """A clone of the same template for somebody else leaves it open for as long as it runs."""
-    last: Unproven | None = None
-    for _ in range(PROOFS):
+    """False: what is there is not ours, by its own marks. Raises Conflict where it is ours after all, Unproven while nobody can tell: a
+    clone of the same template for somebody else leaves it open for as long as it runs."""
+    ends = time.monotonic() + OUTLASTS_A_CLONE_S * ctx.deps.settings.timing.step_factor
+    while True:
         try:
-            return await ctx.deps.proxmox.proven_absent(ctx.server.vmid, template_vmid=ctx.server.template_vmid)
-        except Unproven as error:
-            last = error
-            await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
-    assert last is not None
-    raise last
+            found = await find(ctx)
+            if found in (Found.NOTHING, Found.FOREIGN):
+                return found is Found.NOTHING
+            raise Conflict(f"container {ctx.server.vmid}", why="it is still there, and it is ours", remedy=f"pct config {ctx.server.vmid}")
+        except (Busy, Unproven):
+            if time.monotonic() >= ends:
+                raise
+        await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
 
 
 async def cleanup_required(ctx: Context, error: AutomationError) -> str:
-    """An undo (or a deletion) failed: the sweep tries again with back-off, and after three times a person is called."""
+    """An undo (or a deletion) failed: the sweep tries again with back-off, and after three times a person is called. What nobody could
+    tell is no failure, for as long as the operation had for itself: other servers' clones may leave it open for a while."""
 
     async def end(tx: Tx) -> str:
         await operations.set_state(tx, ctx.operation.id, OperationState.CLEANUP_REQUIRED, error=as_json(error))
-        await operations.undo_failed(tx, ctx.operation.id)
+        if not _unproven(error) or tx.now >= ctx.operation.deadline_at:
+            await operations.undo_failed(tx, ctx.operation.id)
         await _end(ctx, tx, OperationState.CLEANUP_REQUIRED.value)
         return OperationState.CLEANUP_REQUIRED.value
 
     return await ctx.write(end)
+
+
+def _unproven(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, Unproven):
+        error = error.__cause__
+    return error is not None
 
 
 async def try_again_or_fail(ctx: Context, error: AutomationError) -> str:

@@ -12,6 +12,9 @@ from flows.errors import AutomationError, Unproven
 from flows.state import addresses, host_keys, observations, operations, outbox, servers, vmids
 from flows.state.database import Tx
 
+#: Seconds for proving absence: longer than the longest clone, which leaves it open while it runs.
+OUTLASTS_A_CLONE_S = 900.0
+
 
 class Activate(FinalStep):
     """Step 10: server ``active``, operation ``succeeded``, one alert. A suspended customer's server is finished without having started."""
@@ -65,6 +68,7 @@ class Release(FinalStep):
     """End of a deletion: VMID and address go to quarantine, the name is free at once."""
 
     name = StepName.RELEASE
+    deadline_s = OUTLASTS_A_CLONE_S
 
     async def prepare(self, ctx: Context) -> None:
         if not await ctx.deps.proxmox.proven_absent(ctx.server.vmid, template_vmid=ctx.server.template_vmid):
@@ -79,8 +83,8 @@ class Release(FinalStep):
 async def release(ctx: Context, tx: Tx) -> None:
     """Gives back what a server held. The container must be proven absent before."""
     until = tx.now + int(ctx.deps.settings.vmid.quarantine_s * 1000)
-    await vmids.quarantine(tx, ctx.server.vmid, until)
-    await addresses.quarantine(tx, ctx.server.address, until)
+    await vmids.quarantine(tx, ctx.server.vmid, until, server_id=ctx.server.id)
+    await addresses.quarantine(tx, ctx.server.address, until, server_id=ctx.server.id)
     await host_keys.forget(tx, ctx.server.id)
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from flows.act import executor, stepping
 from flows.act.deps import Deps
 from flows.domain.operation import Operation, OperationKind, OperationState, Queue
 from flows.domain.server import Server, ServerState
 from flows.state import control, operations, servers
+from flows.state import tables as t
 from flows.state.database import Database
 from tests.unit.act import fakes
 from tests.unit.state.conftest import Clock, Make, _server_url, _template, clock, db, db_url, make, open_db, timed
@@ -48,6 +50,8 @@ class House:
         """An active one has its container, marked as its own."""
         async with self.db.write() as tx:
             server = await self.make.server(tx, state=state, address=f"127.41.0.{next(self.numbers)}", **changes)
+            row = {"vmid": server.vmid, "state": "reserved", "server_id": server.id, "since": tx.now, "until": None, "reason": ""}
+            await tx.execute(insert(t.vmids), row)
         if state is not ServerState.CREATING:
             self.world.containers[server.vmid] = fakes.Container("running", tags=frozenset({f"zlh-srv-{server.id}"}))
             self.world.agent_version = "0.1.0"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from sqlalchemy import select, update
 
 from flows.domain.operation import Direction, OperationKind, OperationState
-from flows.domain.server import ServerState
-from flows.errors import Busy, TaskFailed, Unreachable
-from flows.state import operations
+from flows.domain.server import ContainerType, ServerState
+from flows.errors import Busy, Conflict, TaskFailed, Unproven, Unreachable
+from flows.state import attempts, operations
 from flows.state import tables as t
+from tests.unit.act import fakes
 from tests.unit.act.conftest import House
 
 
@@ -193,3 +197,128 @@ async def test_an_operation_without_undo_that_the_controller_ended_is_told(house
         assert await operation_repairs.order(house.deps(), tx, finding, Action.FAIL_STUCK)
     assert await house.state(operation) is OperationState.FAILED
     assert await _told(house, "operation_failed") == 1
+
+
+async def _state_of_vmid(house: House, vmid: int) -> str:
+    return str((await house.rows(select(t.vmids.c.state).where(t.vmids.c.vmid == vmid)))[0].state)
+
+
+def _strangers() -> fakes.Container:
+    return fakes.Container("running", description="somebody else's")
+
+
+async def test_a_vmid_that_was_taken_between_the_look_and_the_clone_is_burnt_and_another_used(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+
+    async def taken() -> None:
+        house.world.containers[server.vmid] = _strangers()
+        raise Conflict("clone", why=f"CT {server.vmid} already exists on node 'pve1'")
+
+    house.world.before["clone"] = [taken]
+    assert await house.run(operation) == "succeeded"
+    assert (await house.present(operation.server_id)).vmid != server.vmid
+    assert await _state_of_vmid(house, server.vmid) == "burnt" and house.world.containers[server.vmid].status == "running"
+
+
+async def test_a_container_that_was_migrated_while_it_was_made_is_neither_abandoned_nor_called_foreign(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+
+    async def migrated() -> None:
+        house.world.containers[server.vmid].node = "pve2"
+        raise TaskFailed("play", why="no")
+
+    house.world.before["bootstrap.yml"] = [migrated]
+    assert await house.run(operation) == "cleanup_required"
+    assert "pve2" in str((await house.operation(operation.id)).error)
+    assert await _state_of_vmid(house, server.vmid) == "reserved"
+    house.world.containers[server.vmid].node = server.node  # a person brought it back
+    async with house.db.write() as tx:
+        await operations.set_state(tx, operation.id, OperationState.COMPENSATING)
+        await attempts.next_attempt(tx, operation.id)
+    assert await house.run(operation) == "failed"
+    assert not house.world.containers and await _state_of_vmid(house, server.vmid) == "quarantined"
+
+
+async def test_a_strangers_container_on_another_node_burns_the_vmid(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+    house.world.containers[server.vmid] = replace(_strangers(), node="pve2")
+    assert await house.run(operation) == "succeeded"
+    assert await _state_of_vmid(house, server.vmid) == "burnt"
+
+
+async def test_an_undo_leaves_a_stranger_alone_who_got_our_vmid_meanwhile(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+
+    async def swapped() -> None:
+        house.world.containers[server.vmid] = _strangers()
+        raise TaskFailed("play", why="no")
+
+    house.world.before["bootstrap.yml"] = [swapped]
+    assert await house.run(operation) == "failed"
+    assert house.world.containers == {server.vmid: _strangers()} and await _state_of_vmid(house, server.vmid) == "burnt"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "ctype"),
+    [
+        (OperationKind.START, "stopped", ContainerType.GAME),
+        (OperationKind.STOP, "running", ContainerType.DEV),
+        (OperationKind.RESTART, "running", ContainerType.DEV),
+    ],
+)
+async def test_no_order_touches_a_container_by_its_vmid_alone(house: House, kind: OperationKind, status: str, ctype: ContainerType) -> None:
+    server = await house.server(ctype=ctype)
+    house.world.containers[server.vmid] = replace(_strangers(), status=status)
+    operation = await house.order(kind, server)
+    for _ in range(3):
+        outcome = await house.run(operation)
+    assert outcome == "failed"
+    assert not [call for call in house.world.calls if call.startswith("proxmox.")]
+
+
+async def test_a_strangers_clone_under_its_lock_is_not_destroyed_for_half_of_ours(house: House) -> None:
+    """Found as ours and whole, replaced by a stranger's clone in the making before the destruction's own look."""
+    operation = await house.order(OperationKind.PROVISION)
+    server = await house.present(operation.server_id)
+    house.world.before["bootstrap.yml"] = [TaskFailed("play", why="no")]
+
+    async def swapped() -> None:
+        house.world.containers[server.vmid] = fakes.Container(description="somebody else's", lock="create")
+
+    async def at(name: str) -> None:
+        if name == "create_container:undo:begun":
+            house.world.after["config"] = [None, swapped]
+
+    assert await house.run(operation, house.deps(boundary=at)) != "cancelled"
+    assert not house.world.times("destroy")
+
+
+async def test_a_deletion_that_nobody_could_prove_is_no_failed_one(house: House) -> None:
+    """Slow clones of the same template, one after the other, leave every absence open."""
+    operation = await house.order(OperationKind.DELETE)
+    house.world.after["destroy"] = [partial(_always_cloning, house)]
+    assert await house.run(operation, house.deps(step_factor=0.001)) == "cleanup_required"
+    assert (await house.operation(operation.id)).undo_failures == 0
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=1))
+        await operations.set_state(tx, operation.id, OperationState.RUNNING)
+        await attempts.next_attempt(tx, operation.id)
+    assert await house.run(operation, house.deps(step_factor=0.001)) == "cleanup_required"
+    assert (await house.operation(operation.id)).undo_failures == 1, "in the end somebody must look"
+
+
+async def _always_cloning(house: House) -> None:
+    house.world.before["proven_absent"] = [Unproven("absence", why="a clone of 9000 is running and may be making it")] * 10_000
+
+
+async def test_a_release_takes_no_vmid_from_its_next_owner(house: House) -> None:
+    operation = await house.order(OperationKind.DELETE)
+    server = await house.present(operation.server_id)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.vmids).where(t.vmids.c.vmid == server.vmid).values(server_id="somebody else's"))
+    assert await house.run(operation) == "succeeded"
+    assert await _state_of_vmid(house, server.vmid) == "reserved"
