@@ -1,10 +1,13 @@
-"""Customers and credentials: ``customers add|list|suspend|resume``, ``token create|list|revoke``, ``hosts add``, ``ca init``."""
+"""Customers and credentials: ``customers add|list|suspend|resume``, ``token create|list|revoke``, ``hosts add``, ``ca init|rotate``.
+
+``zlh customers`` and ``zlh hosts`` load this module too: what it needs of :mod:`flows.state` is imported where it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +17,10 @@ from flows.cli.listings import complete_customer, one, show_all
 from flows.cli.nouns import BY_NAME
 from flows.domain.node import Node
 from flows.errors import BadInput, Conflict
-from flows.state import accounts, audit, customers, nodes, tokens
-from flows.state.customers import Customer
-from flows.state.database import Tx
+
+if TYPE_CHECKING:
+    from flows.state.customers import Customer
+    from flows.state.database import Tx
 
 CustomerName = Annotated[str, typer.Argument(metavar="CUSTOMER", help="name or id", autocompletion=complete_customer)]
 
@@ -44,6 +48,8 @@ def add_to(app: typer.Typer) -> None:
 
 def add(name: str, plan: Annotated[str, typer.Option(help="plan with its limits")] = "basic", json: output.Json = False) -> None:
     """Add a customer."""
+    from flows.state import audit, customers
+
     who = session.actor()
 
     async def change(tx: Tx) -> Customer:
@@ -69,6 +75,8 @@ def token_list(json: output.Json = False, utc: output.Utc = False, wide: output.
 
 def suspend(name: CustomerName, yes: output.Yes = False, json: output.Json = False) -> None:
     """Suspend a customer: nobody is sent to its servers any more, nothing new starts, and the next sweep stops what runs."""
+    from flows.state import accounts
+
     found, _ = one(BY_NAME["customers"], name, final=True)
     output.confirm(f"suspend {found['name']}? its {found['servers']} servers are stopped", yes)
     _billing(found, accounts.suspend, "suspended", json)
@@ -76,6 +84,8 @@ def suspend(name: CustomerName, yes: output.Yes = False, json: output.Json = Fal
 
 def resume(name: CustomerName, json: output.Json = False) -> None:
     """Let a suspended customer start servers again."""
+    from flows.state import accounts
+
     found, _ = one(BY_NAME["customers"], name)
     _billing(found, accounts.resume, "active", json)
 
@@ -101,6 +111,8 @@ def create(
     json: output.Json = False,
 ) -> None:
     """Create a token and show it, once."""
+    from flows.state import audit, tokens
+
     if (customer is None) == (not admin):
         raise BadInput("--customer, --admin", "none or both", why="exactly one is needed", remedy="zlh token create --customer NAME")
     who, role = session.actor(), "customer" if customer is not None else "admin"
@@ -119,6 +131,8 @@ def create(
 
 def revoke(token: Annotated[str, typer.Argument(metavar="ID", help="id, its beginning or its end")], json: output.Json = False) -> None:
     """Revoke a token: refused from the next request on, within a few seconds everywhere."""
+    from flows.state import audit, tokens
+
     found, _ = one(BY_NAME["tokens"], token, final=True)
     who, token_id = session.actor(), str(found["id"])
 
@@ -143,6 +157,8 @@ def add_host(
     json: output.Json = False,
 ) -> None:
     """Add or change a Proxmox node that takes servers."""
+    from flows.state import audit, nodes
+
     templates: dict[str, int] = {}
     for entry in template:
         flavor, equals, vmid = entry.partition("=")

@@ -11,6 +11,7 @@ import pytest
 
 from flows.cli import listings, output
 from flows.cli.nouns import BY_NAME, NOUNS
+from flows.settings import PolicySettings
 
 from .conftest import Fleet, Said
 
@@ -149,6 +150,11 @@ def test_a_breaker_is_open_after_three_counted_attempts_within_the_hour(
     assert len(rows(zlh("breakers", "--json", "--all"))) == 1
     monkeypatch.setenv("ZLH_POLICY__BREAKER_WINDOW_S", "90")
     assert [row["attempts"] for row in rows(zlh("breakers", "--json", "--all"))] == [1]
+
+
+def test_the_breakers_defaults_are_those_of_the_settings() -> None:
+    policy = PolicySettings()
+    assert (policy.breaker_window_s, policy.breaker_attempts) == listings.BREAKER
 
 
 @pytest.mark.parametrize("given", [lambda i: "fern", lambda i: i, lambda i: i[:-1], lambda i: i[-6:]])

@@ -15,6 +15,7 @@ import typer
 
 from flows.cli import commands
 from flows.cli.main import status_of
+from flows.cli.nouns import NOUNS
 from flows.errors import AutomationError, BadInput, Busy, Conflict, MisconfiguredSetting, NotFound, RateLimited, Unproven, Unreachable
 
 from .conftest import Said
@@ -100,7 +101,9 @@ def test_every_command_explains_itself(zlh: Callable[..., Said], name: str) -> N
     assert said.out.startswith(f"Usage: zlh {name}")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["servers"], ["servers", "--json"], ["operations"], ["findings"], ["audit"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["servers", "--json"], ["token", "list"], *([noun.name] for noun in NOUNS)], ids=lambda words: " ".join(words)
+)
 def test_help_and_listings_import_nothing_heavy(home: Path, arguments: list[str]) -> None:
     script = """
 import json, sys
