@@ -2,12 +2,14 @@
 
 (1) one transaction writes the intent: audit line, attempt, lease, the sweep's epoch checked. (2) The condition is read again at the
 source; gone: ``already_healed``. (3) The effect. (4) The condition is read once more, and one transaction writes the outcome.
-Nothing acts without an intent; an effect whose outcome could not be established is ``unverified`` and counts.
+Nothing acts without an intent; an effect whose outcome could not be established is ``unverified`` and counts. Where it may even still
+arrive, nothing is written: intent and lease stay open until the lease has expired, and a later sweep closes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import structlog
 
@@ -15,14 +17,14 @@ from flows.act.deps import Deps
 from flows.act.heartbeat import Heartbeat
 from flows.act.repairs import operations as operation_repairs
 from flows.act.repairs import submission
-from flows.act.repairs.base import RepairContext
+from flows.act.repairs.base import RepairContext, RepairHandler
 from flows.act.repairs.registry import HANDLERS
 from flows.decide import breakers
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair, RepairRow
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
-from flows.errors import AutomationError, Busy, Fenced
+from flows.errors import AmbiguousEffect, AutomationError, Busy, DeadlineExceeded, Fenced, Temporary
 from flows.state import brakes, control, epochs, leases, outbox, repairs
 from flows.state.database import Tx
 
@@ -56,24 +58,55 @@ async def _leased(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outc
         return None
     repair_id, lease = intent
     await deps.boundary(f"repair:{repair.action}:intent")
-    outcome, detail = Outcome.UNVERIFIED, ""
     try:
         async with Heartbeat(deps.database, deps.settings.timing, lease.subject, lease.token, deps.abandon) as beat:
             ctx = RepairContext(deps, repair.finding, lease.subject, lease.token, epoch, beat)
             async with asyncio.timeout(handler.limit_s):
-                if not await handler.drifted(ctx):
-                    outcome = Outcome.ALREADY_HEALED
-                else:
-                    done = await handler.heal(ctx)
-                    await deps.boundary(f"repair:{repair.action}:effect")
-                    outcome = Outcome.FAILED if await handler.drifted(ctx) else Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
+                ended = await _healed(handler, ctx)
     except Fenced as error:
-        outcome, detail = Outcome.FENCED, str(error)
+        ended = _Ended(Outcome.FENCED, str(error))
     except AutomationError as error:
-        outcome, detail = Outcome.FAILED, str(error)
+        ended = _Ended(Outcome.FAILED, str(error))
     except TimeoutError:
-        outcome, detail = Outcome.UNVERIFIED, f"not finished in {handler.limit_s:g} s"
-    return await _outcome(deps, repair, repair_id, lease, epoch, outcome, detail)
+        ended = _Ended(Outcome.UNVERIFIED, f"not finished in {handler.limit_s:g} s", may_arrive=True)
+    if ended.may_arrive:
+        # Its lease keeps others away for as long as the call may still arrive; a later sweep closes intent and lease as unverified.
+        log.warning("left open", finding=repair.finding.key, why=ended.detail)
+        return Outcome.UNVERIFIED
+    return await _outcome(deps, repair, repair_id, lease, epoch, ended.outcome, ended.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a repair ended, and why. ``may_arrive``: its effect may still be on its way, and nobody could look."""
+
+    outcome: Outcome
+    detail: str = ""
+    may_arrive: bool = False
+
+
+async def _healed(handler: RepairHandler, ctx: RepairContext) -> _Ended:
+    """Condition, effect, condition. An effect whose answer was lost is looked for before it counts as failed. Raises what the first look
+    raises, and what refused the effect."""
+    if not await handler.drifted(ctx):
+        return _Ended(Outcome.ALREADY_HEALED)
+    lost: Temporary | None = None
+    done = True
+    try:
+        done = await handler.heal(ctx)
+    except Temporary as error:
+        lost = error
+    await ctx.deps.boundary(f"repair:{handler.action}:effect")
+    try:
+        drifted = await handler.drifted(ctx)
+    except Fenced:
+        raise
+    except AutomationError as error:
+        may_arrive = isinstance(lost, AmbiguousEffect | DeadlineExceeded)
+        return _Ended(Outcome.UNVERIFIED, f"{lost}; {error}" if lost else str(error), may_arrive)
+    if drifted:
+        return _Ended(Outcome.FAILED, str(lost or ""))
+    return _Ended(Outcome.REPAIRED if done else Outcome.ALREADY_HEALED)
 
 
 async def _superseded(deps: Deps, epoch: int, error: AutomationError) -> None:
@@ -250,14 +283,15 @@ async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, subject: st
 
 
 async def announce_abandoned(deps: Deps, tx: Tx, row: RepairRow) -> None:
-    """A repair whose actor died was closed as unverified by a later sweep: it counts, and may be the one that opens the breaker."""
+    """A repair without an outcome, because its actor died or its effect might still have arrived, was closed as unverified by a later sweep:
+    it counts, and may be the one that opens the breaker."""
     action = Event(
         EventKind.CONTROLLER_ACTION,
         key=f"action/{row.id}",
         what=f"{row.action}: {Outcome.UNVERIFIED}",
         where=row.subject,
-        done="the controller that began it is gone",
+        done="nobody could tell how it ended",
         level=row.level,
     )
-    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {row.subject}", row.subject, "its controller died", "")):
+    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {row.subject}", row.subject, "nobody could tell how it ended", "")):
         await outbox.put(tx, event, deps.route(event, tx.now))
