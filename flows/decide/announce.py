@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from flows.decide.episodes import REPAIRING
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OWN_ROUTE, Check, EpisodeChange, Plan, Transition
+from flows.domain.finding import OWN_ROUTE, WITHDRAWALS, Check, EpisodeChange, Plan, Reason, Transition
 
 #: Checks with a row of their own: event by severity, highest last.
 _OWN: Mapping[Check, tuple[tuple[int, EventKind], ...]] = {
@@ -21,6 +22,8 @@ _OF: Mapping[Transition, EventKind] = {
     Transition.RECALLED: EventKind.EPISODE_RECALLED,
     Transition.CLOSED: EventKind.EPISODE_OVER,
 }
+#: A withdrawal is announced with these reasons only where it keeps failing.
+_TRIED = frozenset({REPAIRING, Reason.RATE_LIMITED.value})
 
 
 def own_kind(check: Check, severity: int) -> EventKind:
@@ -56,6 +59,8 @@ def _event(change: EpisodeChange, now: int) -> Event:
 
 
 def _done(change: EpisodeChange) -> str:
+    if change.finding is not None and change.finding.action in WITHDRAWALS and change.reason in _TRIED:
+        return "tried again and again, without success"
     return {
         "level_disabled": "not repaired: this level is off",
         "breaker_open": "not repaired: the breaker is open",

@@ -1,6 +1,7 @@
 """Circuit breakers: 3 counted repair attempts per server per rolling hour, by the intents that were written. Pure.
 
-Withdrawals neither count nor are blocked, but stop at 12 an hour per subject. A bulk repair counts against its source, 3 an hour.
+Withdrawals neither count nor are blocked, but stop at 12 an hour per server, and per entry where no server is known; since no breaker ever
+tells of them, three that failed within the hour call a person. A bulk repair counts against its source, 3 an hour.
 Repairs of operations are counted by the operation's own attempts. ``act`` asks :func:`counts` when it writes an intent.
 """
 
@@ -34,7 +35,9 @@ class Breakers:
             if row.counted and row.server_id is not None and row.intent_at > now - policy.breaker_window_ms:
                 self._counted.setdefault(row.server_id, []).append(row)
         self._bulk = Counter(r.subject for r in fleet.repairs if r.action in BULK and r.intent_at > now - _HOUR_MS)
-        self._withdrawals = Counter(r.subject for r in fleet.repairs if r.action in WITHDRAWALS and r.intent_at > now - _HOUR_MS)
+        withdrawn = [r for r in fleet.repairs if r.action in WITHDRAWALS and r.intent_at > now - _HOUR_MS]
+        self._withdrawals = Counter(key for r in withdrawn for key in (r.server_id, r.subject) if key is not None)
+        self._failed = Counter((r.check, r.subject) for r in withdrawn if r.outcome in _FAILURES)
 
     def attempts(self, server_id: str) -> int:
         """Counted attempts of the rolling window."""
@@ -58,7 +61,14 @@ class Breakers:
         return f"{self.attempts(finding.server_id)} attempts within the hour"
 
     def exhausted_withdrawals(self, finding: Finding) -> bool:
-        return finding.action in WITHDRAWALS and self._withdrawals[finding.subject] >= self._policy.withdrawals_per_hour
+        if finding.action not in WITHDRAWALS:
+            return False
+        done = max(self._withdrawals[finding.subject], self._withdrawals[finding.server_id or ""])
+        return done >= self._policy.withdrawals_per_hour
+
+    def failing(self, finding: Finding) -> bool:
+        """Whether its withdrawals keep failing, as many as would open a breaker."""
+        return finding.action in WITHDRAWALS and self._failed[finding.check, finding.subject] >= self._policy.breaker_attempts
 
     def announced(self, finding: Finding, episode_id: str | None) -> bool:
         """Whether the failure that opened the server's breaker was this very episode's, and so raised its alert. A breaker that another

@@ -23,16 +23,20 @@ from flows.domain.finding import ESCALATES, OWN_ROUTE, EpisodeChange, EpisodeRow
 REPAIRING = "repairing"
 #: With these reasons nobody knows yet that it is a case of its own.
 _HUSHED = frozenset({Reason.UNCONFIRMED.value, Reason.CORRELATED.value})
+#: With these reasons its repair is tried now or soon.
+_TRIED = frozenset({REPAIRING, Reason.RATE_LIMITED.value})
 _ESCALATES = frozenset(r.value for r in ESCALATES)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a finding: ``reason`` is ``repairing`` or a :class:`Reason`. ``told``: somebody has announced it already."""
+    """What became of a finding: ``reason`` is ``repairing`` or a :class:`Reason`. ``told``: somebody has announced it already. ``failing``:
+    its repair goes on and keeps failing, and no breaker will tell of it."""
 
     finding: Finding
     reason: str
     told: bool = False
+    failing: bool = False
 
 
 def changes(
@@ -68,7 +72,7 @@ def _lasting(verdict: Verdict, episode: EpisodeRow, now: int, policy: Policy) ->
     elif finding.check in OWN_ROUTE:
         if finding.severity > episode.severity:
             return _change(Transition.CHANGED, verdict, episode, announce=True)
-    elif verdict.reason in _ESCALATES and now - max(episode.escalated_at, episode.recalled_at or 0) >= policy.recall_ms:
+    elif _needs_a_person(verdict) and now - max(episode.escalated_at, episode.recalled_at or 0) >= policy.recall_ms:
         return _change(Transition.RECALLED, verdict, episode, announce=True)
     if verdict.reason != episode.reason or finding.severity != episode.severity:
         return _change(Transition.CHANGED, verdict, episode)
@@ -78,7 +82,11 @@ def _lasting(verdict: Verdict, episode: EpisodeRow, now: int, policy: Policy) ->
 def _to_tell(verdict: Verdict) -> bool:
     if verdict.finding.check in OWN_ROUTE:
         return verdict.reason not in _HUSHED
-    return verdict.reason in _ESCALATES
+    return _needs_a_person(verdict)
+
+
+def _needs_a_person(verdict: Verdict) -> bool:
+    return verdict.reason in _ESCALATES or (verdict.failing and verdict.reason in _TRIED)
 
 
 def _closed(key: str, episode: EpisodeRow) -> EpisodeChange:

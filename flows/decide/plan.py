@@ -44,11 +44,11 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
             repairs.append(Repair(finding, finding.action))
     suppressed.sort(key=lambda s: s.finding.key)
 
-    verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING) for r in repairs]
+    verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING, failing=breakers.failing(r.finding)) for r in repairs]
     for s in suppressed:
         episode = open_.get(s.finding.key)
         told = s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding, episode.id if episode else None)
-        verdicts.append(episodes.Verdict(s.finding, s.reason.value, told))
+        verdicts.append(episodes.Verdict(s.finding, s.reason.value, told, breakers.failing(s.finding)))
     changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
     return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped)
 

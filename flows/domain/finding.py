@@ -42,7 +42,7 @@ class Action(StrEnum):
     REHYDRATE_PROXY = "rehydrate_proxy"
 
 
-#: Withdrawals neither count against a breaker nor are blocked by one; 12 an hour per subject at most.
+#: Withdrawals neither count against a breaker nor are blocked by one; 12 an hour per server at most.
 WITHDRAWALS = frozenset({Action.DEREGISTER_PROXY, Action.WITHDRAW_DNS})
 #: Counted by the operation's own attempts, never by a server's breaker.
 OPERATION_ACTIONS = frozenset({Action.REVOKE_AND_RESUBMIT, Action.SUBMIT_ATTEMPT, Action.NEXT_ATTEMPT, Action.FAIL_STUCK, Action.UNDO_AGAIN})

@@ -30,7 +30,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             confirmed=not entry.needs_sightings or sighted >= policy.confirm_sweeps,
             sources=SOURCES,
             evidence={"name": entry.name, "why": entry.why},
-            remedy=mend(snapshot, "zlh findings"),
+            remedy=mend(snapshot, f"zlh explain {entry.server.name}" if entry.server else "zlh findings --check dns_stale_record"),
         )
 
 

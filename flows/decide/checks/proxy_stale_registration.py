@@ -65,8 +65,14 @@ def _finding(snapshot: Snapshot, name: str, why: str, server: Server | None, con
         confirmed=confirmed,
         sources=SOURCES | {"agents"} if agents else SOURCES,
         evidence={"name": name, "why": why},
-        remedy=mend(snapshot, f"zlh restart {name}" if agents else "zlh findings"),
+        remedy=mend(snapshot, _remedy(server, agents=agents)),
     )
+
+
+def _remedy(server: Server | None, *, agents: bool) -> str:
+    if server is None:
+        return "zlh findings --check proxy_stale_registration"
+    return f"zlh restart {server.name}" if agents else f"zlh explain {server.name}"
 
 
 def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:

@@ -72,3 +72,14 @@ def test_a_long_name_does_not_cut_off_the_time() -> None:
         plan = Plan((), (), (EpisodeChange(Transition.OPENED, finding.key, finding, None, "no_repair", announce=True),))
         keys.update(event.key for event in announce.events(plan, now))
     assert len(keys) == 2
+
+
+def test_a_withdrawal_that_keeps_failing_says_so() -> None:
+    row = {"check": "dns_stale_record", "action": "withdraw_dns", "subject": "dns:ghost.play.example", "outcome": "failed", "copies": 3}
+    (event,) = _events(
+        names={"ghost.play.example": {"A": "203.0.113.7", "owner": "gone"}},
+        sightings={"dns:ghost.play.example": 2},
+        repairs=[row | {"counted": False}],
+    )
+    assert (event.where, event.done) == ("DNS name ghost.play.example", "tried again and again, without success")
+    assert event.command == "zlh findings --check dns_stale_record"
