@@ -27,8 +27,9 @@ T = TypeVar("T")
 @dataclass
 class Context:
     """Of one run of one operation. ``server`` is read again where a step changes it. ``row`` is the journal's line of the present step,
-    ``again`` whether its effect may have been tried before. ``unsettled_until``: monotonic time until which an order to Proxmox whose answer
-    was lost may still be on its way, so that nothing found proves nothing."""
+    ``again`` whether what it sends may have been sent before: by an earlier run or, where the step says so, in this one.
+    ``unsettled_until``: monotonic time until which an order to Proxmox whose answer was lost may still be on its way, so that nothing found
+    proves nothing."""
 
     deps: Deps
     operation: Operation

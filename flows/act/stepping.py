@@ -154,13 +154,13 @@ class Stepper:
         asked first, so that what is not idempotent is never repeated blindly."""
         assert self.ctx.row is not None
         ask, pause, last = self.ctx.row.runs > 1, BACKOFF_S[0], None
+        self.ctx.again = ask
         deadline_s = step.deadline_s * self.ctx.deps.settings.timing.step_factor
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
                     try:
                         if not (ask and proof is not None and await proof(self.ctx)):
-                            self.ctx.again = ask
                             await effect()
                         return
                     except Temporary as error:

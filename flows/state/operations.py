@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, null, select, update
 
 from flows.domain.operation import (
     LIVE_STATES,
@@ -170,7 +170,7 @@ async def set_state(
 ) -> None:
     """Moves it; ``error`` (what, why, remedy) is kept when given. Counts as progress.
 
-    A terminal state releases the server and sets ``finished_at``. ``failed`` → ``queued`` takes the server again; give it a
+    A terminal state releases the server and sets ``finished_at``. ``failed`` → ``queued`` takes the server again and forgets how it went; give it a
     new ``deadline_ms``. ``compensating`` begins a phase (see :func:`new_phase`); a failed undo is counted by :func:`undo_failed`.
     Raises NotFound, Conflict (``illegal_transition``, audited in the name of ``actor``; ``operation_live``).
     """
@@ -188,6 +188,7 @@ async def set_state(
     elif to is _O.QUEUED:
         await _refuse_second(tx, operation_id)
         values |= {"live_server": o.server_id, "finished_at": None, "claimed": 0, "undo_failures": 0, "cancel_requested": False}
+        values |= {"started_at": None, "error": null()}  # an order of its own: neither how long it took nor how it failed is the former one's
     done = await tx.execute(update(t.operations).where(o.id == operation_id, o.state.in_(before)).values(values))
     if done.rowcount == 1:
         return

@@ -125,8 +125,18 @@ class RestartWorkload(Step):
         if server.ctype is ContainerType.DEV:
             await self._container(ctx)
         elif not (ctx.again and await self._restarted(ctx)):
-            await ctx.sent(ctx.deps.agents.restart(server, ctx.token))
+            await self._send(ctx)
         await wait_ready(ctx)
+
+    @staticmethod
+    async def _send(ctx: Context) -> None:
+        """Only a lost answer leaves open whether it was carried out: one that was refused is simply sent again."""
+        try:
+            await ctx.sent(ctx.deps.agents.restart(ctx.server, ctx.token))
+        except AmbiguousEffect:
+            ctx.again = True
+            raise
+        ctx.again = True
 
     async def _container(self, ctx: Context) -> None:
         """Where the journal's task, shutdown or start, went well and the container runs, it has been started again already."""
@@ -134,7 +144,7 @@ class RestartWorkload(Step):
         await ctx.settle()
         await ctx.own()
         running = await ctx.deps.proxmox.status(server.node, server.vmid) == "running"
-        upid = ctx.row.upid if ctx.again and ctx.row is not None else None
+        upid = ctx.row.upid if ctx.row is not None else None
         if running and upid is not None and await self._went_well(ctx, upid):
             return
         if running:

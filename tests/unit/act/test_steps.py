@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from flows.act.repairs.registry import HANDLERS
 from flows.act.steps.base import Effect, FinalStep, Step
@@ -17,7 +17,7 @@ from flows.domain.finding import OPERATION_ACTIONS, Action
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
 from flows.domain.sources import TaskStatus
-from flows.errors import AmbiguousEffect, BadAnswer, Busy, TaskFailed, Unauthorized, Unproven
+from flows.errors import AmbiguousEffect, BadAnswer, Busy, TaskFailed, Unauthorized, Unproven, Unreachable
 from flows.lab.bridge.backends import Backend, Backends, Superseded
 from flows.settings import TimingSettings
 from flows.state import accounts, attempts, customers, leases
@@ -92,6 +92,17 @@ async def test_a_restart_whose_answer_was_lost_is_looked_for(house: House) -> No
         operation = await house.order(OperationKind.RESTART)
         assert await house.run(operation) == "succeeded"
         assert (house.world.times("agent.restart"), house.world.uptime_s) == (expected, 0.0)
+
+
+async def test_a_restart_that_was_refused_is_not_taken_for_done(house: House) -> None:
+    """Ordered hours ago and retried now; the workload is younger than the order, but nothing of this one was ever sent."""
+    operation = await house.order(OperationKind.RESTART)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(started_at=tx.now - 3 * 3_600_000))
+    house.world.workload, house.world.uptime_s = WorkloadState.RUNNING, 3600.0
+    house.world.before["agent.restart"] = [Unreachable("agent", why="connection refused")]
+    assert await house.run(operation) == "succeeded"
+    assert house.world.times("agent.restart") == 2
 
 
 async def test_a_developer_container_whose_start_was_not_answered_is_not_ended_again(house: House) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from flows.domain.operation import LIVE_STATES, OPERATION_TRANSITIONS, AttemptState, Operation, OperationKind, OperationState, StepName
 from flows.domain.server import ContainerType
 from flows.errors import Conflict, NotFound
 from flows.state import attempts, audit, operations
+from flows.state import tables as t
 from flows.state.database import Database
 from flows.state.operations import Nonce
 
@@ -123,10 +124,12 @@ async def test_trying_a_failed_one_again_takes_the_server_with_a_new_deadline(ti
     operation = await brought_to(timed, make, O.FAILED)
     clock.advance(10_000_000)
     async with timed.write() as tx:
+        await tx.execute(update(t.operations).values(started_at=1, error={"what": "the former one's"}))
         await operations.set_state(tx, operation.id, O.QUEUED, deadline_ms=1_000)
         present = await operations.live_of(tx, operation.server_id)
     assert present is not None
     assert (present.id, present.deadline_at, present.finished_at, present.claimed) == (operation.id, clock.now + 1_000, None, 0)
+    assert (present.started_at, present.error) == (None, None), "how long it took and how it failed are the former one's"
 
 
 async def test_a_failed_one_stays_failed_while_another_lives(timed: Database, make: Any) -> None:
