@@ -58,7 +58,7 @@ def _distrusted(server: Server, why: str, confirmed: bool) -> Finding:
         confirmed=confirmed,
         sources=SOURCES,
         evidence={"reason": why, "distrusted": True},
-        remedy=f"zlh explain {server.name}",
+        remedy=f"pct exec {server.vmid} -- journalctl -u zlh-agent -n 50",  # by hand, on its node: which key or identity it holds
     )
 
 

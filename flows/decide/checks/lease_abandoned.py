@@ -31,11 +31,10 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
 
 
 def _remedy(lease: Lease, server: Server | None) -> str:
-    if server is None:
-        return f"zlh leases show {lease.subject}"
-    if lease.kind is LeaseKind.RESTORE:
+    """A patch has no command of its own: its lease says who began it and why, and may resume it."""
+    if server is not None and lease.kind is LeaseKind.RESTORE:
         return f"zlh restore {server.name}"
-    return f"ansible-playbook -i inventories/production playbooks/patch_lxcs.yml --limit {server.hostname}"
+    return f"zlh leases show {server.name if server else lease.subject}"
 
 
 def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:
