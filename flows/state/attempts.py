@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_, update
 
 from flows.domain.lease import Lease, LeaseKind
-from flows.domain.operation import DEPLOYMENT_OF, LIVE_STATES, AttemptState, Operation, OperationKind, OperationState, Queue, engine_key
+from flows.domain.operation import (
+    DEPLOYMENT_OF,
+    FORWARD_ONLY,
+    LIVE_STATES,
+    AttemptState,
+    Operation,
+    OperationKind,
+    OperationState,
+    Queue,
+    engine_key,
+)
 from flows.errors import Busy, Conflict, Fenced, NotFound
 from flows.state import control, leases, operations
 from flows.state import tables as t
@@ -165,6 +175,16 @@ async def next_attempt(tx: Tx, operation_id: str) -> int:
         raise Fenced(f"attempt {following} of operation {operation_id}", why="somebody else wrote it, or the operation has ended")
     await operations.add_attempt(tx, operation_id, following)
     return following
+
+
+async def clean_up_again(tx: Tx, operation: Operation, *, deadline_ms: int, actor: str = "system:executor") -> int:
+    """Another try of what waits in ``cleanup_required``: an undo once more, a deletion further on. It is a phase of its own, with claims
+    counted anew and ``deadline_ms`` from now: by the old ones it would be given up before a run could take it. Raises as
+    :func:`next_attempt`, and Conflict ``illegal_transition``."""
+    to = OperationState.RUNNING if operation.kind in FORWARD_ONLY else OperationState.COMPENSATING
+    await operations.set_state(tx, operation.id, to, actor=actor, deadline_ms=deadline_ms)
+    await operations.new_phase(tx, operation.id)
+    return await next_attempt(tx, operation.id)
 
 
 async def end(tx: Tx, operation_id: str, attempt: int, outcome: str) -> bool:

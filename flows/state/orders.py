@@ -110,7 +110,7 @@ async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: 
     server = await _locked(tx, operation.server_id)
     newest = (await operations.list_(tx, server_id=server.id, limit=1))[0]
     if cleanup and newest.id == operation_id and newest.state is OperationState.CLEANUP_REQUIRED:
-        return await _clean_again(tx, server, newest, actor)
+        return await _clean_again(tx, server, newest, actor, ranges.operation_ms)
     if newest.id != operation_id or newest.state is not OperationState.FAILED:
         why = f"it is {newest.state}" if newest.id == operation_id else f"{newest.kind} {newest.id} came after it"
         facts = {"operation_id": newest.id, "kind": newest.kind.value, "state": newest.state.value}
@@ -137,11 +137,9 @@ async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: 
     return Ordered(await _present(tx, server.id), await operations.get(tx, operation_id))
 
 
-async def _clean_again(tx: Tx, server: Server, operation: Operation, actor: str) -> Ordered:
-    """What the sweep does with back-off, ordered by a person: undo again, or carry a deletion on."""
-    forward = operation.kind is _K.DELETE
-    await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING, actor=actor)
-    await attempts.next_attempt(tx, operation.id)
+async def _clean_again(tx: Tx, server: Server, operation: Operation, actor: str, deadline_ms: int) -> Ordered:
+    """What the sweep does with back-off, ordered by a person."""
+    await attempts.clean_up_again(tx, operation, deadline_ms=deadline_ms, actor=actor)
     await audit.append(tx, actor, "operation.cleanup", f"operation:{operation.id}", server_id=server.id, operation_id=operation.id)
     return Ordered(server, await operations.get(tx, operation.id))
 

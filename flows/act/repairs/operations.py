@@ -27,7 +27,7 @@ async def order(deps: Deps, tx: Tx, finding: Finding, action: Action) -> bool:
     if action is Action.FAIL_STUCK:
         return await _stuck(deps, tx, finding, operation)
     if action is Action.UNDO_AGAIN:
-        return await _undo_again(tx, operation)
+        return await _undo_again(deps, tx, operation)
     raise AssertionError(f"{action} is no transaction alone: see submission.py")
 
 
@@ -104,10 +104,8 @@ async def _stuck(deps: Deps, tx: Tx, finding: Finding, operation: Operation) -> 
     return True
 
 
-async def _undo_again(tx: Tx, operation: Operation) -> bool:
+async def _undo_again(deps: Deps, tx: Tx, operation: Operation) -> bool:
     if operation.state is not OperationState.CLEANUP_REQUIRED:
         return False
-    forward = operation.kind is OperationKind.DELETE
-    await operations.set_state(tx, operation.id, OperationState.RUNNING if forward else OperationState.COMPENSATING)
-    await attempts.next_attempt(tx, operation.id)
+    await attempts.clean_up_again(tx, operation, deadline_ms=int(deps.settings.timing.operation_s * 1000))
     return True

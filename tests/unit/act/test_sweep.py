@@ -16,7 +16,7 @@ from flows.decide.plan import decide
 from flows.domain.finding import Action, Check, Finding, Outcome, Repair
 from flows.domain.operation import OperationKind, OperationState
 from flows.errors import AutomationError, Busy, Conflict, Fenced, NotFound, Unreachable
-from flows.state import epochs, fleet
+from flows.state import attempts, epochs, fleet
 from flows.state import tables as t
 from flows.state.database import Tx
 from tests.support import snapshots
@@ -101,3 +101,19 @@ async def test_a_superseded_epoch_ends_the_sweep(house: House) -> None:
         await repairing.carry_out(deps, repair, epoch - 1, 40.0)
     assert await house.state(operation) is OperationState.QUEUED
     assert not await house.rows(select(t.repairs))
+
+
+@pytest.mark.parametrize("kind", [OperationKind.DELETE, OperationKind.PROVISION])
+async def test_a_clean_up_begins_a_phase_of_its_own(house: House, kind: OperationKind) -> None:
+    """With the old deadline, or the old count of claims, it would be given up before a run could take it, and count as failed once more."""
+    operation = await house.order(kind)
+    async with house.db.write() as tx:
+        await attempts.end(tx, operation.id, 1, "cleanup_required")
+        long_ago = {"deadline_at": tx.now - 1_000, "progress_at": tx.now - 86_400_000, "claimed": 3, "undo_failures": 1}
+        await tx.execute(update(t.operations).values(state="cleanup_required", **long_ago))
+    result = await _sweep(house)
+    assert dict(result.outcomes) == {f"cleanup_required/operation:{operation.id}": "repaired"}
+    found = await house.operation(operation.id)
+    assert (found.attempt, found.claimed, found.undo_failures) == (2, 0, 1)
+    assert (await _sweep(house)).outcome == "clean"
+    assert await house.run(operation) in ("succeeded", "failed")
