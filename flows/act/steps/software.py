@@ -6,7 +6,7 @@ from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
 from flows.domain.operation import StepName
 from flows.domain.server import ContainerType
-from flows.errors import AutomationError, BadAnswer
+from flows.errors import AutomationError, BadAnswer, MisconfiguredSetting
 from flows.state import host_keys
 
 AGENT_VERSION = "0.1.0"
@@ -98,6 +98,13 @@ class PrepareWorkload(Step):
 
     async def _game(self, ctx: Context) -> None:
         server = ctx.server
+        secret = ctx.deps.settings.ansible.forwarding_secret.get_secret_value()
+        if not secret:  # offline mode beside an empty secret admits anybody under any name
+            raise MisconfiguredSetting(
+                "ZLH_ANSIBLE__FORWARDING_SECRET",
+                why="is empty: the proxy could not prove itself to the game server",
+                remedy="set it to the content of Velocity's forwarding.secret",
+            )
         jar = await ctx.deps.artifact("jar", server.flavor, server.version)
         mods = [await ctx.deps.artifact("mod", name, "") for name in ("fabric-api", "fabricproxy-lite")] if server.flavor == "fabric" else []
         await ctx.play(
@@ -111,7 +118,7 @@ class PrepareWorkload(Step):
                 "fabric_server_jar_sha256": jar.sha256,
                 "fabric_server_mods": [{"name": m.name, "url": m.url, "sha256": m.sha256} for m in mods],
             },
-            {"fabric_server_forwarding_secret": ctx.deps.settings.ansible.forwarding_secret.get_secret_value()},
+            {"fabric_server_forwarding_secret": secret},
         )
 
     async def _developer(self, ctx: Context) -> None:

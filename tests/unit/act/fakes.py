@@ -29,7 +29,8 @@ HASTE = {
 
 def settings(**timing: float) -> Settings:
     """Times of a test; ``timing`` overrides single ones."""
-    return Settings.model_validate({"timing": HASTE | timing, "network": {"pool": "127.0.0.0/8", "gateway": "127.0.0.1"}})
+    network = {"pool": "127.0.0.0/8", "gateway": "127.0.0.1"}
+    return Settings.model_validate({"timing": HASTE | timing, "network": network, "ansible": {"forwarding_secret": "of the tests"}})
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from flows.act.repairs.registry import HANDLERS
@@ -276,3 +277,12 @@ async def test_an_undo_raises_the_bridges_fence_though_nothing_is_listed_yet(hou
     assert await house.run(operation, replace(house.deps(), proxy=Fence(house.world, bridge))) == "failed"
     with pytest.raises(Superseded):
         bridge.put(Backend(name=server.name, address=server.address, port=server.game_port, lease_token=1))
+
+
+async def test_no_game_is_prepared_without_the_proxys_secret(house: House) -> None:
+    operation = await house.order(OperationKind.PROVISION)
+    deps = house.deps()
+    ansible = deps.settings.ansible.model_copy(update={"forwarding_secret": SecretStr("")})
+    assert await house.run(operation, replace(deps, settings=deps.settings.model_copy(update={"ansible": ansible}))) == "failed"
+    assert "ZLH_ANSIBLE__FORWARDING_SECRET" in str((await house.operation(operation.id)).error)
+    assert not house.world.times("preseed_fabric.yml")
