@@ -88,7 +88,7 @@ class Stepper:
                 return Begun.DONE
             if direction is Direction.DO and step.left_out(ctx):
                 return Begun.LEFT_OUT
-            deadline = tx.now + int(step.deadline_s * ctx.deps.settings.timing.step_factor * 1000)
+            deadline = tx.now + int(step.limit_s(ctx) * 1000)
             upid = row.upid if row is not None else None
             ctx.row = await journal.begin(tx, operation.id, step.name, direction, operation.attempt, deadline)
             if upid is not None and ctx.row.upid is None:
@@ -155,7 +155,7 @@ class Stepper:
         assert self.ctx.row is not None
         ask, pause, last = self.ctx.row.runs > 1, BACKOFF_S[0], None
         self.ctx.again = ask
-        deadline_s = step.deadline_s * self.ctx.deps.settings.timing.step_factor
+        deadline_s = step.limit_s(self.ctx)
         try:
             async with asyncio.timeout(deadline_s):
                 while True:

@@ -33,6 +33,10 @@ class Step:
     def left_out(self, ctx: Context) -> bool:
         return self.skipped_when_suspended and ctx.suspended
 
+    def limit_s(self, ctx: Context) -> float:
+        """Its deadline for this operation, scaled as the settings say."""
+        return self.deadline_s * ctx.deps.settings.timing.step_factor
+
     async def already_done(self, ctx: Context) -> bool:
         """Asked of the world, not of memory. Raises Temporary while the world gives no clear answer."""
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from flows.act.context import Context
 from flows.act.steps.base import Effect, Step
@@ -15,6 +16,15 @@ from flows.errors import AmbiguousEffect, AutomationError, Busy, NotFound, TaskF
 AT_REST = frozenset({WorkloadState.STOPPED, WorkloadState.CRASHED, WorkloadState.ERROR})
 #: How long an agent may take to stop a game whose container ends next, seconds.
 GRACE_S = 120.0
+
+
+#: How long a workload may take until ``/ready`` says yes, by flavor, seconds. A first start makes the world; Fabric loads its mods before.
+READY_S: Mapping[str, float] = {"vanilla": 600.0, "paper": 600.0, "fabric": 900.0, "dev": 300.0, "debian": 300.0}
+
+
+def _ready_limit_s(step: Step, ctx: Context) -> float:
+    """An unknown flavor has the step's own deadline."""
+    return READY_S.get(ctx.server.flavor, step.deadline_s) * ctx.deps.settings.timing.step_factor
 
 
 async def wait_ready(ctx: Context) -> None:
@@ -37,6 +47,9 @@ class StartWorkload(Step):
     deadline_s = 600.0
     effect = Effect.FENCED
     skipped_when_suspended = True
+
+    def limit_s(self, ctx: Context) -> float:
+        return _ready_limit_s(self, ctx)
 
     async def already_done(self, ctx: Context) -> bool:
         ready, _ = await ctx.deps.agents.ready(ctx.server)
@@ -119,6 +132,9 @@ class RestartWorkload(Step):
     deadline_s = 600.0
     effect = Effect.FENCED
     skipped_when_suspended = True
+
+    def limit_s(self, ctx: Context) -> float:
+        return _ready_limit_s(self, ctx)
 
     async def do(self, ctx: Context) -> None:
         server = ctx.server

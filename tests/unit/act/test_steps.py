@@ -13,8 +13,10 @@ from sqlalchemy import select, update
 from flows.act.repairs.registry import HANDLERS
 from flows.act.steps.base import Effect, FinalStep, Step
 from flows.act.steps.registry import STEPS
+from flows.act.steps.workload import READY_S
 from flows.domain.agent import WorkloadState
 from flows.domain.finding import OPERATION_ACTIONS, Action
+from flows.domain.flavor import ENVIRONMENTS, GAMES
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
 from flows.domain.sources import TaskStatus
@@ -286,3 +288,20 @@ async def test_no_game_is_prepared_without_the_proxys_secret(house: House) -> No
     assert await house.run(operation, replace(deps, settings=deps.settings.model_copy(update={"ansible": ansible}))) == "failed"
     assert "ZLH_ANSIBLE__FORWARDING_SECRET" in str((await house.operation(operation.id)).error)
     assert not house.world.times("preseed_fabric.yml")
+
+
+def test_every_flavor_has_its_own_time_to_become_ready() -> None:
+    assert set(READY_S) == GAMES | ENVIRONMENTS.keys()
+    timing = TimingSettings()
+    assert min(READY_S.values()) >= timing.lease_s + timing.sweep_s, "a run that died in it would be given up before it could be resumed"
+
+
+@pytest.mark.parametrize("flavor", ["fabric", "vanilla"])
+async def test_the_deadline_of_a_start_is_its_flavors(house: House, flavor: str) -> None:
+    """In the journal, where the sweep reads it, as much as in the waiting itself."""
+    server = await house.server(flavor=flavor)
+    house.world.before["agent.start"] = [TaskFailed("agent", why="no")] * 3
+    operation = await house.order(OperationKind.START, server)
+    assert await house.run(operation, house.deps(step_factor=0.01)) == "retrying"
+    row = next(r for r in await house.rows(select(t.journal)) if r.step == "start_workload")
+    assert row.deadline_at - row.started_at == READY_S[flavor] * 10
