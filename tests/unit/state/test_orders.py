@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from flows.domain.intake import Ranges
+from flows.domain.node import NodeUsage
 from flows.domain.operation import OperationKind, OperationState
+from flows.domain.placement import Placement, PlacementRequest
 from flows.state import attempts, orders
 from flows.state import tables as t
 from flows.state.database import Database
 
 
-async def nowhere(*_: object, **__: object) -> Any:
+def nowhere(request: PlacementRequest, nodes: Sequence[NodeUsage]) -> Placement:
     raise AssertionError("a clean-up keeps its place")
 
 
