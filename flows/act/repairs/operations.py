@@ -91,10 +91,14 @@ async def _tell(deps: Deps, tx: Tx, operation: Operation, reason: Mapping[str, s
 
 
 async def _stuck(deps: Deps, tx: Tx, finding: Finding, operation: Operation) -> bool:
-    """Whoever still runs it is fenced by the raised token and ends, its playbook with it. One that has moved on to another step since it
-    was looked at is not stuck."""
-    step = operation.step.value if operation.step else None
-    if finding.evidence.get("step", step) != step:
+    """Whoever still runs it is fenced by the raised token and ends, its playbook with it. One that has moved on since it was looked at, to
+    another step or phase or to the same step once more, is not stuck."""
+    present = {
+        "step": operation.step.value if operation.step else None,
+        "state": operation.state.value,
+        "step_deadline_at": operation.step_deadline_at,
+    }
+    if any(finding.evidence.get(key, value) != value for key, value in present.items()):
         return False
     lease = await leases.get(tx, operation.server_id)
     if lease is not None and lease.operation_id == operation.id:

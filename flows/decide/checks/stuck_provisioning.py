@@ -29,7 +29,12 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 reason,
                 action=Action.FAIL_STUCK,
                 remedy=mend(snapshot, f"zlh operations show {operation.id}"),
-                evidence={"then": "compensate", "ends_as": orders.ends_as(operation).value, "step": operation.step.value if operation.step else None},
+                evidence={
+                    "then": "compensate",
+                    "ends_as": orders.ends_as(operation).value,
+                    "step": operation.step.value if operation.step else None,
+                    "step_deadline_at": operation.step_deadline_at,
+                },
                 sources=SOURCES,
             )
 

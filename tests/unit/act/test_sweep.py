@@ -16,7 +16,7 @@ from flows.decide.plan import decide
 from flows.domain.finding import Action, Check, Finding, Outcome, Repair
 from flows.domain.operation import OperationKind, OperationState
 from flows.errors import AutomationError, Busy, Conflict, Fenced, NotFound, Unreachable
-from flows.state import attempts, epochs, fleet
+from flows.state import attempts, control, epochs, fleet
 from flows.state import tables as t
 from flows.state.database import Tx
 from tests.support import snapshots
@@ -117,3 +117,21 @@ async def test_a_clean_up_begins_a_phase_of_its_own(house: House, kind: Operatio
     assert (found.attempt, found.claimed, found.undo_failures) == (2, 0, 1)
     assert (await _sweep(house)).outcome == "clean"
     assert await house.run(operation) in ("succeeded", "failed")
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [{"step": "trust"}, {"state": "compensating", "claimed": 0}, {"step_deadline_at": t.operations.c.step_deadline_at + 600_000}, {"attempt": 2}],
+)
+async def test_an_operation_that_moved_on_since_it_was_looked_at_is_not_stuck(house: House, moved: dict[str, object]) -> None:
+    """The same step may have begun anew: in another phase, or under a deadline that still lies ahead."""
+    operation = await house.order(OperationKind.PROVISION)
+    async with house.db.write() as tx:
+        await attempts.claim_run(tx, operation.id, 1, await control.generation(tx), "run", 60_000)
+        await tx.execute(update(t.operations).values(step="configure", step_deadline_at=tx.now - 1, attempt_at=tx.now - 1_000))
+    repair = await _planned(house, Action.FAIL_STUCK)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(moved))
+    before = await house.operation(operation.id)
+    assert await _carry_out(house, repair) is Outcome.ALREADY_HEALED
+    assert await house.operation(operation.id) == before
