@@ -124,6 +124,8 @@ async def test_two_dispatchers_never_get_the_same_message(open_db: Any, clock: A
     databases = [open_db(clock=clock) for _ in range(4)]
     await put(databases[0], *(f"k{n}" for n in range(40)))
     found = await asyncio.gather(*(claim(databases[n], f"d{n}", 15) for n in range(4)))
+    while last := await claim(databases[0], "d0", 15):  # MariaDB locks what it scans, too: such rows wait for the next round
+        found.append(last)
     ids = [message.id for messages in found for message in messages]
     assert len(ids) == len(set(ids)) == 40
 
