@@ -47,7 +47,8 @@ class Context:
         return GuardedProxmox(self.deps.proxmox, lambda: self.heartbeat.room_for(self.deps.settings.timing.call_s))
 
     async def check(self, tx: Tx) -> None:
-        """Refuses (Fenced) when this run no longer holds the server."""
+        """Refuses (Fenced) when this run no longer holds the server, or is of an older generation."""
+        await self.heartbeat.check_generation(tx)
         await leases.check(tx, self.server.id, self.token)
 
     async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:

@@ -62,7 +62,7 @@ async def run(deps: Deps, operation_id: str, attempt: int, generation: int, say:
     await deps.boundary("claimed")
     say(f"attempt {attempt} of {operation.kind} {operation_id} claimed under lease token {lease.token}")
     try:
-        async with Heartbeat(deps.database, deps.settings.timing, operation.server_id, lease.token, deps.abandon) as beat:
+        async with Heartbeat(deps.database, deps.settings.timing, operation.server_id, lease.token, deps.abandon, generation) as beat:
             return await _Run(await _context(deps, operation, lease, beat, say)).carry()
     except Fenced as error:
         say(f"fenced: {error}")

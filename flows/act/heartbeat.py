@@ -16,8 +16,8 @@ import structlog
 from flows.act.tasks import ended
 from flows.errors import DeadlineExceeded, Fenced, Temporary
 from flows.settings import TimingSettings
-from flows.state import leases
-from flows.state.database import Database
+from flows.state import control, leases
+from flows.state.database import Database, Tx
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,12 @@ log = structlog.get_logger(__name__)
 class Heartbeat:
     """``async with Heartbeat(...) as beat:`` — the body is cancelled with Fenced when somebody newer holds the lease."""
 
-    def __init__(self, database: Database, timing: TimingSettings, subject: str, token: int, abandon: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, timing: TimingSettings, subject: str, token: int, abandon: Callable[[], None], generation: int | None = None
+    ) -> None:
+        """With ``generation``, a lease of an older one is lost: a restored database knows its token and has forgotten what came after."""
         self._database, self._timing, self._subject, self.token = database, timing, subject, token
-        self._abandon = abandon
+        self._abandon, self._generation = abandon, generation
         self._expires = time.monotonic() + timing.lease_s
         self._task: asyncio.Task[None] | None = None
         self._body: asyncio.Task[object] | None = None
@@ -42,8 +45,14 @@ class Heartbeat:
         """Renews now. Raises Fenced when the lease is another's."""
         sent = time.monotonic()
         async with self._database.write() as tx:
+            await self.check_generation(tx)
             await leases.renew(tx, self._subject, self.token, int(self._timing.lease_s * 1000))
         self._expires = sent + self._timing.lease_s
+
+    async def check_generation(self, tx: Tx) -> None:
+        """Raises Fenced once the generation is a newer one."""
+        if self._generation is not None and (present := await control.generation(tx)) != self._generation:
+            raise Fenced(f"lease of {self._subject}", why=f"generation {self._generation} was superseded by {present}")
 
     async def room_for(self, seconds: float) -> None:
         """Makes sure that a call of this length plus the margin ends under the lease, as the database sees it now: one that was revoked

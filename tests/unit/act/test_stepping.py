@@ -16,7 +16,7 @@ from flows.act.steps.registry import STEPS
 from flows.act.tasks import seen_through
 from flows.domain.operation import OperationKind, OperationState, StepName
 from flows.errors import AmbiguousEffect, TaskFailed, Temporary
-from flows.state import attempts, leases, operations
+from flows.state import attempts, control, leases, operations
 from flows.state import tables as t
 from tests.unit.act.conftest import House
 from tests.unit.act.fakes import Container
@@ -201,3 +201,16 @@ async def test_nothing_found_proves_nothing_while_a_lost_order_may_still_arrive(
     assert await house.run(operation, replace(deps, settings=settings)) == "cancelled"
     await late[0]
     assert not house.world.containers
+
+
+async def test_a_run_of_an_older_generation_stops_before_its_next_effect(house: House, put: Any) -> None:
+    """A database was restored under it: its lease and token are in there, what came after them is not."""
+    operation = await house.order(OperationKind.PROVISION)
+
+    async def at(name: str) -> None:
+        if name == "configure:do:begun":
+            async with house.db.write() as tx:
+                await control.raise_generation(tx, "test")
+
+    await house.run(operation, house.deps(boundary=at))
+    assert house.world.times("clone") == 1 and not house.world.times("configure")
