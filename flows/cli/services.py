@@ -7,11 +7,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.settings import Settings, load
+from flows.cli import output, session
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,7 +88,7 @@ async def _until_signalled(run: object) -> None:
 
 def api() -> None:
     """Serve the customers' and the control listener."""
-    settings = load()
+    settings = session.settings()
 
     async def run(stop: asyncio.Event) -> None:
         from flows import bootstrap
@@ -104,7 +107,7 @@ def api() -> None:
 
 def dispatch() -> None:
     """Deliver the outbox to Discord and mail, and hand new operations to the engine."""
-    settings = load()
+    settings = session.settings()
 
     async def run(stop: asyncio.Event) -> None:
         from flows import bootstrap
@@ -118,10 +121,14 @@ def dispatch() -> None:
 
 def watchdog(
     every: Annotated[float, typer.Option(help="seconds between two looks; 0: look once")] = 0.0,
+    json: output.Json = False,
 ) -> None:
     """Alert when no sweep finishes, or the outbox stands still. Exit 1 when it found something."""
-    settings = load()
-    raise SystemExit(asyncio.run(_watch(settings, every)))
+    settings = session.settings()
+    found = asyncio.run(_watch(settings, every))
+    if json:
+        output.data({"says": {0: "well", 1: "problem"}.get(found, "blind")})
+    raise SystemExit(found)
 
 
 async def _watch(settings: Settings, every: float) -> int:
@@ -150,7 +157,7 @@ def drain(
     """Hand out no more runs and wait for those under way: before the worker is stopped."""
     from flows.cli.drain import drain as draining
 
-    left = asyncio.run(draining(load().engine, limit))
+    left = asyncio.run(draining(session.settings().engine, limit))
     if left:
         sys.stderr.write(f"zlh: {left} runs still under way after {limit:g} s; their operations will be taken up again\n")
         raise SystemExit(1)
