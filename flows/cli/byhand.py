@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from flows.cli import output
 from flows.cli.listings import one
 from flows.cli.nouns import BY_NAME
 from flows.cli.orders import Server
@@ -16,25 +17,25 @@ def add_to(app: typer.Typer) -> None:
     app.command()(restore)
 
 
-def restart_agent(server: Server) -> None:
+def restart_agent(server: Server, json: output.Json = False) -> None:
     """How to restart an agent by hand. This version has no repair of level 2."""
-    raise _refusal(server, "restart the agent", "pct exec {vmid} -- systemctl restart zlh-agent")
+    _refuse(server, json, "restart the agent", "pct exec {vmid} -- systemctl restart zlh-agent")
 
 
-def backup(server: Server) -> None:
+def backup(server: Server, json: output.Json = False) -> None:
     """How to copy a server by hand. This version makes and records no backups."""
-    raise _refusal(server, "back up", "vzdump {vmid} --mode snapshot --compress zstd")
+    _refuse(server, json, "back up", "vzdump {vmid} --mode snapshot --compress zstd")
 
 
-def restore(server: Server) -> None:
+def restore(server: Server, json: output.Json = False) -> None:
     """How to restore a server by hand. This version restores nothing."""
-    raise _refusal(server, "restore", "pct restore {vmid} ARCHIVE --force")
+    _refuse(server, json, "restore", "pct restore {vmid} ARCHIVE --force")
 
 
-def _refusal(server: str, what: str, command: str) -> Conflict:
+def _refuse(server: str, json: bool, what: str, command: str) -> None:
     row, _ = one(BY_NAME["servers"], server)
-    return Conflict(
-        f"{what} of {row['name']}",
-        why="not in this version",
-        remedy=f"zlh maintenance on {row['name']}; on {row['node']}: {command.format(**row)}; zlh maintenance off {row['name']}",
-    )
+    steps = [f"zlh maintenance on {row['name']}", f"on {row['node']}: {command.format(**row)}", f"zlh maintenance off {row['name']}"]
+    if json:
+        output.data({"server": row["name"], "done": False, "by_hand": steps})
+        raise SystemExit(1)
+    raise Conflict(f"{what} of {row['name']}", why="not in this version", remedy="; ".join(steps))

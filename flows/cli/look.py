@@ -101,7 +101,7 @@ def explained(said: Explanation, utc: bool) -> Iterator[str]:
     yield f"{s.name}  ct {s.vmid} on {s.node}  {s.address}  desired {s.desired}"
     for line in said.lines:
         remarks = [f"{v.check}{'' if v.state == 'found' else f': {v.state}, {v.detail}'}" for v in line.verdicts if v.state != "ok"]
-        yield f"  {line.source:<9}{line.says:<64}{'← ' + '; '.join(remarks) if remarks else ''}".rstrip()
+        yield f"  {line.source:<9}{line.says:<63} {'← ' + '; '.join(remarks) if remarks else ''}".rstrip()
     for title, words in (("would", said.would), ("does not", said.does_not), ("next", said.next), ("by hand", said.commands)):
         for word in words:
             yield f"{title:<9}  {word}"

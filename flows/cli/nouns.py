@@ -67,7 +67,8 @@ def _operation(row: Row, now: int, utc: bool) -> dict[str, Any]:
 
 
 def _lease(row: Row, now: int, utc: bool) -> dict[str, Any]:
-    left = "expired" if row["expires_at"] <= now else output.duration(row["expires_at"] - now)
+    end = row["expires_at"]
+    left = "free" if end is None else "expired" if end <= now else output.duration(end - now)
     return {**row, "of": row["server"] or row["subject"], "taken": output.moment(row["taken_at"], utc), "left": left}
 
 
@@ -158,7 +159,8 @@ NOUNS: Sequence[Noun] = (
     ),
     Noun(
         "leases", "Who may act on what now.",
-        """SELECT l.subject, s.name AS server, l.kind, l.holder, l.operation_id, l.reason, l.token, l.taken_at, l.heartbeat_at, l.expires_at
+        """SELECT l.subject, s.name AS server, l.kind, l.holder, l.operation_id, l.reason, l.token, NULLIF(l.taken_at, 0) AS taken_at,
+                  NULLIF(l.heartbeat_at, 0) AS heartbeat_at, NULLIF(l.expires_at, 0) AS expires_at
            FROM leases l LEFT JOIN servers s ON s.id = l.subject""",
         "l.subject", "l.taken_at", ("of", "kind", "holder", "taken", "left", "token", "reason"), _lease,
         "no lease is held", "l.taken_at", ("s.name",), {"kind": "l.kind", "server": "s.name"}, "l.holder IS NOT NULL",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from flows.cli import role_page, settings_page
+from flows.cli import look, role_page, settings_page
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import OperationKind, OperationState, Queue
 from flows.state import leases, nodes, operations, servers
@@ -181,6 +182,16 @@ def test_the_repair_level_is_set_and_audited(zlh: Callable[..., Said], home: Pat
     assert json.loads(zlh("audit", "--json", "--limit", "1").out)["detail"] == {"to": 2}
 
 
+def test_before_a_level_is_raised_its_repairs_are_shown(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    assert zlh("repair-level", "set", "0", "--yes").err == ""
+    said = zlh("repair-level", "set", "2", "--yes")
+    assert said.err.splitlines() == [
+        "level 1, last 30 days: dns_record failed 3",
+        "level 2, last 30 days: no repairs, so nothing is known of it here",
+    ]
+    assert said.out == "levels 0–2\n"
+
+
 def test_suspending_closes_the_customers_servers_to_players(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
     assert zlh("customers", "suspend", "customer-1", "--yes").out == "customer-1 is suspended\n"
 
@@ -223,6 +234,14 @@ def test_status_of_an_empty_house_is_unknown(zlh: Callable[..., Said], home: Pat
     assert zlh("status").status == 3
 
 
+def test_what_a_source_says_never_touches_the_verdict_beside_it() -> None:
+    server = SimpleNamespace(name="fern", vmid=1, node="pve1", address="10.0.0.1", desired="running")
+    found = SimpleNamespace(check="host_down", state="found", detail="")
+    lines = [SimpleNamespace(source="autopilot", says="x" * length, verdicts=[found]) for length in (1, 63, 64, 80)]
+    said = SimpleNamespace(server=server, lines=lines, would=[], does_not=[], next=[], commands=[], next_at={})
+    assert all("x ← host_down" in line or "x  " in line for line in list(look.explained(said, utc=True))[1:5])
+
+
 def test_migrating_twice_says_so(zlh: Callable[..., Said], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZLH_DATABASE__URL", f"sqlite+aiosqlite:///{home}/new/zlh.db")
     first = json.loads(zlh("migrate", "--json").out)
@@ -246,6 +265,20 @@ def test_what_this_version_cannot_do_says_how_by_hand(zlh: Callable[..., Said], 
         assert said.status == 1
         assert f"on pve2: {'pct exec' if word.startswith('systemctl') else word}" in said.err
         assert word in said.err
+        said = zlh(command, "moss", "--json")
+        assert said.status == 1
+        assert word in json.loads(said.out)["by_hand"][1]
+
+
+def test_services_read_the_settings_that_every_command_reads(zlh: Callable[..., Said], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of ``zlh up`` in this directory, where nothing is configured."""
+    (home / "var" / "up").mkdir(parents=True)
+    (home / "var" / "up" / "zlh.env").write_text("ZLH_NONSENSE=1\n")
+    monkeypatch.delenv("ZLH_ENV_FILE")
+    for command in (("api",), ("dispatch",), ("watchdog", "--json"), ("worker", "drain")):
+        said = zlh(*command)
+        assert said.status == 2
+        assert said.err.startswith("zlh: ZLH_NONSENSE · is no setting")
 
 
 def test_the_authority_is_made_once(zlh: Callable[..., Said], home: Path) -> None:

@@ -54,7 +54,8 @@ ROWS = {
         created_at="t", started_at="t?", progress_at="t", deadline_at="t", finished_at="t?", error="o?",
     ),
     "leases": row_of(
-        subject="s", server="s?", kind="s", holder="s", operation_id="s?", reason="s", token="i", taken_at="t", heartbeat_at="t", expires_at="t"
+        subject="s", server="s?", kind="s?", holder="s?", operation_id="s?", reason="s", token="i", taken_at="t?", heartbeat_at="t?",
+        expires_at="t?",
     ),
     "hosts": row_of(name="s", open="b", memory_mb="i", disk_gb="i", cores="i", storage="s", bridge="s", templates="o"),
     "tokens": row_of(id="s", role="s", customer="s?", label="s", created_at="t", expires_at="t?", revoked_at="t?"),
@@ -225,6 +226,16 @@ def test_an_audit_line_is_named_by_its_whole_number(zlh: Callable[..., Said], fl
 
 def test_a_lease_is_shown_by_its_servers_name(zlh: Callable[..., Said], fleet: Fleet) -> None:
     assert json.loads(zlh("leases", "show", "fern", "--json").out)["subject"] == fleet.ids["fern"]
+
+
+def test_a_lease_that_was_given_back_has_no_end(zlh: Callable[..., Said], fleet: Fleet) -> None:
+    zlh("maintenance", "on", "moss")
+    zlh("maintenance", "off", "moss")
+    shown = json.loads(zlh("leases", "show", "moss", "--json").out)
+    jsonschema.validate(shown, ROWS["leases"])
+    assert (shown["expires_at"], shown["holder"]) == (None, None)
+    assert "1970" not in zlh("leases", "show", "moss").out
+    assert " free " in next(line for line in zlh("leases", "--all").out.splitlines() if line.startswith("moss"))
 
 
 def test_times_in_utc_on_request(zlh: Callable[..., Said], fleet: Fleet) -> None:
