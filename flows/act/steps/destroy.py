@@ -18,19 +18,13 @@ async def destroy(ctx: Context, server: Server, *, half: bool = False) -> None:
     that it is our own clone, dead under its lock before it got its marks."""
     proxmox = ctx.deps.proxmox
     for _ in range(3):
-        try:
-            config = await proxmox.config(server.node, server.vmid)
-        except NotFound:
+        if not await _is_ours(ctx, server, half=half):
             break
-        if not (ownership.ours(config, server, ctx.operation.id) or (half and config.lock == "create")):
-            raise Conflict(
-                f"container {server.vmid}",
-                why="it carries none of our marks: it is not destroyed",
-                remedy=f"look at it: pct config {server.vmid}",
-            )
         if await proxmox.status(server.node, server.vmid) == "running":
             await ctx.task(ctx.proxmox.stop(server.node, server.vmid))
         await ctx.refresh()
+        if not await _is_ours(ctx, server, half=half):  # a stop may last
+            break
         try:
             await ctx.task(ctx.proxmox.destroy(server.node, server.vmid))
         except (AmbiguousEffect, NotFound):
@@ -39,6 +33,21 @@ async def destroy(ctx: Context, server: Server, *, half: bool = False) -> None:
             if "does not exist" not in error.why:
                 raise
     await prove_absent(ctx, server)
+
+
+async def _is_ours(ctx: Context, server: Server, *, half: bool) -> bool:
+    """False: it is gone. Raises Conflict where it carries none of our marks."""
+    try:
+        config = await ctx.deps.proxmox.config(server.node, server.vmid)
+    except NotFound:
+        return False
+    if not (ownership.ours(config, server, ctx.operation.id) or (half and config.lock == "create")):
+        raise Conflict(
+            f"container {server.vmid}",
+            why="it carries none of our marks: it is not destroyed",
+            remedy=f"look at it: pct config {server.vmid}",
+        )
+    return True
 
 
 async def prove_absent(ctx: Context, server: Server) -> None:

@@ -27,6 +27,7 @@ from flows.state import accounts, attempts, customers, leases
 from flows.state import tables as t
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
+from tests.unit.act.fakes import Container
 
 
 @pytest.mark.parametrize("action", Action)
@@ -305,3 +306,20 @@ async def test_the_deadline_of_a_start_is_its_flavors(house: House, flavor: str)
     assert await house.run(operation, house.deps(step_factor=0.01)) == "retrying"
     row = next(r for r in await house.rows(select(t.journal)) if r.step == "start_workload")
     assert row.deadline_at - row.started_at == READY_S[flavor] * 10
+
+
+@pytest.mark.parametrize("what", ["another's", "gone"])
+async def test_a_container_that_changed_hands_during_its_stop_is_not_destroyed(house: House, what: str) -> None:
+    """A stop may last: what was ours before it may be somebody else's restore under the same number after it."""
+    operation = await house.order(OperationKind.DELETE)
+    server = await house.present(operation.server_id)
+
+    async def change() -> None:
+        if what == "gone":
+            del house.world.containers[server.vmid]
+        else:
+            house.world.containers[server.vmid] = Container("stopped", tags=frozenset({"somebody"}))
+
+    house.world.after["proxmox.stop"] = [change]
+    assert await house.run(operation) == ("succeeded" if what == "gone" else "cleanup_required")
+    assert house.world.times("destroy") == 0
