@@ -108,6 +108,10 @@ class CreateContainer(Step):
             hostname=server.hostname,
             description=ownership.operation_mark(ctx.operation.id),
         )
+        # The queue's limit lets one creation clone at a time, but a run that was killed leaves its clone running. A task names its source
+        # alone, so any clone of ours on the node counts for the storage.
+        if running := await ctx.deps.proxmox.cloning(server.node):
+            raise Busy(f"storage {server.storage} on {server.node}", why=f"another clone is running: {running[0]}")
         ctx.say(f"cloning template {server.template_vmid} to {server.vmid} on {server.node}")
         try:
             await ctx.task(ctx.proxmox.clone(spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -322,3 +323,17 @@ async def test_a_release_takes_no_vmid_from_its_next_owner(house: House) -> None
         await tx.execute(update(t.vmids).where(t.vmids.c.vmid == server.vmid).values(server_id="somebody else's"))
     assert await house.run(operation) == "succeeded"
     assert await _state_of_vmid(house, server.vmid) == "reserved"
+
+
+async def test_a_clone_waits_for_the_one_that_a_killed_run_left_behind(house: House) -> None:
+    """Two at a time on one storage run into its lock, and both fail."""
+    looked: list[int] = []
+
+    class Cloning(fakes.Proxmox):
+        async def cloning(self, node: str) -> Sequence[str]:
+            looked.append(self.w.times("clone"))
+            return ["UPID:pve1:1:1:1:vzclone:9001:zlh@pve!autopilot:"] if len(looked) < 3 else []
+
+    operation = await house.order(OperationKind.PROVISION)
+    assert await house.run(operation, replace(house.deps(), proxmox=Cloning(house.world))) == "succeeded"
+    assert looked == [0, 0, 0] and house.world.times("clone") == 1

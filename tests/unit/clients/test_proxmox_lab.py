@@ -259,6 +259,17 @@ async def test_only_clones_by_our_own_token_count(lab: Lab) -> None:
     assert await lab.client.clone_tasks("pve1", lab.template, int(time.time()) - 120) == []
 
 
+async def test_where_a_vmid_is_and_what_is_cloning_there(lab: Lab) -> None:
+    assert await lab.client.where(10_000) is None
+    upid = await lab.client.clone(lab.spec)
+    assert await lab.client.cloning("pve1") == [upid] and await lab.client.cloning("pve2") == []
+    await lab.client.wait(upid, 5)
+    assert await lab.client.cloning("pve1") == []
+    assert await lab.client.where(10_000) == ("lxc", "pve1")
+    lab.world.containers[10_000].node = "pve2"
+    assert await lab.client.where(10_000) == ("lxc", "pve2")
+
+
 async def test_a_configuration_that_changes_meanwhile_is_not_overwritten(lab: Lab) -> None:
     await lab.clone()
     lab.faults.arm("proxmox", Mode.SLOW, call="PUT */config", seconds=0.4, count=1)
