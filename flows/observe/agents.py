@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
+from flows.decide.sightings import NOT_ASKED
 from flows.domain.agent import AgentStatus
 from flows.domain.known import Known, Unknown
 from flows.domain.operation import Operation, StepName
@@ -38,14 +39,19 @@ def worth_probing(servers: Iterable[Server], live: Iterable[Operation] = ()) -> 
 
 
 async def probe(agents: AgentReader, servers: Sequence[Server], limit_s: float) -> Mapping[str, Known[AgentStatus] | Unknown]:
-    """One answer per server; a sweep that runs out of time knows nothing of the rest."""
+    """One answer per server. Where nobody could be asked, for a fault of our own (a missing secret, an unreadable CA) or because the sweep ran
+    out of time, no agent missed an answer: the source is unknown, not its servers."""
     try:
         async with asyncio.timeout(limit_s):
             return await agents.probe(servers)
     except TimeoutError:
-        return {s.id: Unknown(f"not probed in {limit_s:g} s") for s in servers}
+        return _nobody_asked(servers, f"no full answer in {limit_s:g} s")
     except AutomationError as error:
-        return {s.id: Unknown(str(error)) for s in servers}
+        return _nobody_asked(servers, str(error))
+
+
+def _nobody_asked(servers: Sequence[Server], why: str) -> dict[str, Known[AgentStatus] | Unknown]:
+    return {s.id: Unknown(f"{NOT_ASKED}: {why}") for s in servers}
 
 
 def distrusted(answers: Mapping[str, Known[AgentStatus] | Unknown]) -> dict[str, str]:
