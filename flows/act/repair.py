@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 #: Repairs after which the attempt's run, if any, is over for good.
 _ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK})
+#: Longest time for telling the engine so, seconds.
+END_RUN_S = 5.0
 
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
@@ -41,7 +43,7 @@ async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Ou
         if repair.action in submission.ACTIONS:
             return await _submission(deps, repair, epoch, left_s)
         if repair.action in OPERATION_ACTIONS:
-            return await _operation(deps, repair, epoch)
+            return await _operation(deps, repair, epoch, left_s)
         return await _leased(deps, repair, epoch, left_s)
     except AutomationError as error:
         log.warning("not repaired", finding=repair.finding.key, error=str(error))
@@ -161,8 +163,10 @@ async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> 
     return await _outcome(deps, repair, repair_id, None, epoch, outcome, detail)
 
 
-async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome | None:
+async def _operation(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
     """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
+    if left_s < END_RUN_S:
+        return None
     async with deps.database.write(epoch=epoch) as tx:
         if await _paused(tx, repair.finding):
             return None
@@ -181,12 +185,13 @@ async def _operation(deps: Deps, repair: Repair, epoch: int) -> Outcome | None:
 
 async def _end_run(deps: Deps, key: str) -> None:
     """Tells the engine that a run is dead whose lease we revoked: it would hold its queue's slot for minutes. Fenced already, it can do
-    nothing more; so an engine that does not answer only costs time."""
+    nothing more; so an engine that does not answer only costs time, and no more of it than ``END_RUN_S``."""
     try:
-        for run in (await deps.engine.runs([key])).values():
-            if not run.finished:
-                await deps.engine.give_up(run.id, "its lease expired; zlh took the operation over")
-    except AutomationError as error:
+        async with asyncio.timeout(END_RUN_S):
+            for run in (await deps.engine.runs([key])).values():
+                if not run.finished:
+                    await deps.engine.give_up(run.id, "its lease expired; zlh took the operation over")
+    except (AutomationError, TimeoutError) as error:
         log.warning("the engine could not be told", key=key, error=str(error))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Mapping
 
@@ -14,7 +15,8 @@ from flows.act.repairs import operations as operation_repairs
 from flows.act.sweep import SweepResult, sweep
 from flows.decide.plan import decide
 from flows.domain.finding import Action, Check, Finding, Outcome, Repair
-from flows.domain.operation import OperationKind, OperationState
+from flows.domain.operation import Operation, OperationKind, OperationState, engine_key
+from flows.domain.sources import EngineRun
 from flows.errors import AutomationError, Busy, Conflict, Fenced, NotFound, Unreachable
 from flows.state import attempts, control, epochs, fleet
 from flows.state import tables as t
@@ -135,3 +137,37 @@ async def test_an_operation_that_moved_on_since_it_was_looked_at_is_not_stuck(ho
     before = await house.operation(operation.id)
     assert await _carry_out(house, repair) is Outcome.ALREADY_HEALED
     assert await house.operation(operation.id) == before
+
+
+async def _stuck(house: House) -> tuple[Operation, Repair]:
+    operation = await house.order(OperationKind.START)
+    async with house.db.write() as tx:
+        await tx.execute(update(t.operations).values(deadline_at=0))
+        key = engine_key(await control.generation(tx), operation.id, 1)
+    house.world.runs[key] = EngineRun("run", key, "running", finished=False)
+    return operation, await _planned(house, Action.FAIL_STUCK)
+
+
+async def test_an_operation_repair_begins_only_while_its_calls_fit(house: House) -> None:
+    operation, repair = await _stuck(house)
+    deps = house.deps()
+    epoch = await epochs.begin(deps.database, deps.holder, 30_000)
+    assert epoch is not None
+    assert await repairing.carry_out(deps, repair, epoch, repairing.END_RUN_S / 2) is None
+    assert await house.state(operation) is OperationState.QUEUED
+    assert await repairing.carry_out(deps, repair, epoch, 40.0) is Outcome.REPAIRED
+    assert house.world.times("engine.give_up") == 1
+
+
+@pytest.mark.parametrize("call", ["engine.runs", "engine.give_up"])
+async def test_an_engine_that_hangs_does_not_hold_up_the_sweep(house: House, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(repairing, "END_RUN_S", 0.1)
+
+    async def hang() -> None:
+        await asyncio.sleep(3600)
+
+    operation, repair = await _stuck(house)
+    house.world.before[call] = [hang]
+    async with asyncio.timeout(5):
+        assert await _carry_out(house, repair) is Outcome.REPAIRED
+    assert await house.state(operation) is OperationState.FAILED
