@@ -26,7 +26,7 @@ async def reconcile() -> State[None] | str:
         result = await sweep(deps, bootstrap.gate(settings), say())
     if result.outcome == "superseded":
         return Cancelled(message=f"superseded: {result.reason}")
-    await watchdog.deadman(settings.watchdog, result.outcome)
+    await watchdog.deadman(settings.deadman, result.outcome)
     return result.outcome
 
 

@@ -214,7 +214,10 @@ class PolicySettings(Group):
 class WatchdogSettings(Group):
     intervals: int = Field(3, ge=2, description="Sweep intervals without a finished sweep before a person is woken")
     state_file: Path = Field(Path("var/watchdog.json"), description="What the watchdog announced already")
-    deadman_url: str = Field("", description="Heartbeat URL called after every clean sweep; empty: none")
+
+
+class DeadmanSettings(Group):
+    url: str = Field("", description="Heartbeat URL called after every clean sweep; empty: none")
 
 
 class Settings(Group):
@@ -237,6 +240,7 @@ class Settings(Group):
     timing: TimingSettings = TimingSettings()
     policy: PolicySettings = PolicySettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+    deadman: DeadmanSettings = DeadmanSettings()
 
     @model_validator(mode="after")
     def _lease_outlives_a_call(self) -> Settings:

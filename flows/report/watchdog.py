@@ -25,10 +25,10 @@ from flows.decide.calendar import Calendar
 from flows.domain.event import Channel, Event, EventKind
 from flows.domain.ports import Delivery, Notifier
 from flows.errors import AutomationError, Temporary
-from flows.settings import Settings, WatchdogSettings
+from flows.settings import DeadmanSettings, Settings
 from flows.state import outbox, sweeps
 from flows.state.database import Database
-from flows.state.sweeps import FINISHED
+from flows.state.sweeps import SweepOutcome
 
 log = structlog.get_logger(__name__)
 
@@ -129,12 +129,12 @@ async def check(database: Database, notifier: Notifier, settings: Settings, *, c
     return Report(tuple(problems[name] for name in standing), tuple(over), look is None, undelivered)
 
 
-async def deadman(settings: WatchdogSettings, outcome: str) -> bool:
-    """Tells the outside world that a sweep has finished, where a URL is set. A failure is logged: our alerts do not hang on it."""
-    if not settings.deadman_url or outcome not in {o.value for o in FINISHED}:
+async def deadman(settings: DeadmanSettings, outcome: str) -> bool:
+    """Tells the outside world that a sweep found all well, where a URL is set. A failure is logged: our alerts do not hang on it."""
+    if not settings.url or outcome != SweepOutcome.CLEAN:
         return False
     try:
-        await heartbeat.beat(settings.deadman_url)
+        await heartbeat.beat(settings.url)
     except AutomationError as error:
         log.warning("heartbeat failed", error=str(error))
         return False

@@ -16,7 +16,7 @@ from flows.domain.event import Channel, Event, EventKind, Route, Severity
 from flows.domain.ports import Delivery
 from flows.errors import Unreachable
 from flows.report import watchdog
-from flows.settings import Settings, WatchdogSettings
+from flows.settings import DeadmanSettings, Settings
 from flows.state import outbox, sweeps
 from flows.state.database import Database
 from tests.unit.report.support import Clock, FakeNotifier
@@ -310,17 +310,17 @@ def heartbeat_url() -> Any:
     server.server_close()
 
 
-@pytest.mark.parametrize(("outcome", "beats"), [("clean", 1), ("findings", 1), ("paused", 1), ("failed", 0), ("superseded", 0)])
-async def test_the_deadman_hears_of_finished_sweeps(heartbeat_url: Any, outcome: str, beats: int) -> None:
+@pytest.mark.parametrize(("outcome", "beats"), [("clean", 1), ("findings", 0), ("paused", 0), ("failed", 0), ("superseded", 0)])
+async def test_the_deadman_hears_of_clean_sweeps_alone(heartbeat_url: Any, outcome: str, beats: int) -> None:
     url, handler = heartbeat_url
-    assert await watchdog.deadman(WatchdogSettings(deadman_url=url), outcome) is (beats == 1)
+    assert await watchdog.deadman(DeadmanSettings(url=url), outcome) is (beats == 1)
     assert handler.seen == ["/ping/secret"] * beats
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:1/secret", "no url/secret", "ftp://127.0.0.1/secret", "http://[/secret"])
 async def test_a_deadman_that_cannot_be_reached_harms_nobody(url: str) -> None:
     with structlog.testing.capture_logs() as logs:
-        assert await watchdog.deadman(WatchdogSettings(deadman_url=url), "clean") is False
+        assert await watchdog.deadman(DeadmanSettings(url=url), "clean") is False
     assert len(logs) == (url != "")
     assert "secret" not in str(logs)
 
@@ -329,5 +329,5 @@ async def test_a_deadman_that_refuses_is_logged(heartbeat_url: Any) -> None:
     url, handler = heartbeat_url
     handler.status = HTTPStatus.INTERNAL_SERVER_ERROR
     with structlog.testing.capture_logs() as logs:
-        assert await watchdog.deadman(WatchdogSettings(deadman_url=url), "clean") is False
+        assert await watchdog.deadman(DeadmanSettings(url=url), "clean") is False
     assert "status 500" in logs[0]["error"]
