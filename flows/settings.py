@@ -8,15 +8,16 @@ An unknown ``ZLH_*`` variable is refused by name: a typing error must not silent
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 
+from flows import wellformed
+from flows.domain.event import Severity
 from flows.environment import META, PREFIX, read_env_file, value_of
 from flows.errors import MisconfiguredSetting
 
@@ -45,6 +46,11 @@ class ApiSettings(Group):
     public_url: str = Field("", description="URL that the public listener has for its users; empty: relative links")
     trusted_proxies: tuple[str, ...] = Field((), description="Addresses whose X-Forwarded-For is believed")
 
+    @field_validator("control_bind")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        return wellformed.bind(value)
+
 
 class ProxmoxSettings(Group):
     host: str = Field("127.0.0.1:8006", description="address:port of one node's API; literal address")
@@ -53,9 +59,10 @@ class ProxmoxSettings(Group):
     token: SecretStr = Field(SecretStr(""), description="Secret of the API token")
     ca_file: Path | None = Field(None, description="CA that signed the node's certificate; unset: the system's")
     fingerprint: str = Field("", description="Instead of a CA: SHA-256 of the node's own certificate (`pvenode cert info`), hex, colons allowed")
-    timeout_s: float = Field(30.0, gt=0, description="Seconds per call; a refused token alone is delayed 3 s")
+    timeout_s: float = Field(
+        30.0, gt=0, description="Seconds per call, never more than ZLH_TIMING__CALL_S, which it follows; a refused token alone is delayed 3 s"
+    )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at a running task")
-    margin_s: float = Field(10.0, ge=0, description="Seconds that a lease must hold beyond a call's time-out")
 
     @field_validator("fingerprint")
     @classmethod
@@ -124,6 +131,31 @@ class NotifySettings(Group):
     quiet_from: str = Field("23:00", description="Begin of quiet hours, HH:MM local time")
     quiet_to: str = Field("07:00", description="End of quiet hours, HH:MM local time")
 
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return wellformed.zone(value)
+
+    @field_validator("business_from", "business_to", "quiet_from", "quiet_to")
+    @classmethod
+    def _time_of_day(cls, value: str) -> str:
+        return wellformed.time_of_day(value)
+
+    @field_validator("business_days")
+    @classmethod
+    def _weekdays(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(value) <= set(range(7)):
+            raise wellformed.wrong("names a day that is none", "name days from 0 (Monday) to 6 (Sunday), separated by commas")
+        return value
+
+    @field_validator("mail_severities")
+    @classmethod
+    def _known_severities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = set(value) - set(Severity)
+        if unknown:
+            raise wellformed.wrong(f"{', '.join(sorted(unknown))}: no such severity", f"choose among {', '.join(Severity)}")
+        return value
+
 
 class AnsibleSettings(Group):
     runner: Literal["ansible", "lab"] = Field("ansible", description="ansible: ansible-runner; lab: the simulated fleet's own")
@@ -138,16 +170,26 @@ class AnsibleSettings(Group):
 
 
 class EngineSettings(Group):
-    url: str = Field("http://127.0.0.1:4200/api", description="Prefect's API")
+    url: str = Field("http://127.0.0.1:4200/api", description="Prefect's API; loopback or a literal address")
     auth: SecretStr = Field(SecretStr(""), description="Prefect's auth string, user:password")
     pool: str = Field("zlh", description="Work pool")
     timeout_s: float = Field(10.0, gt=0, description="Seconds per call")
+
+    @field_validator("url")
+    @classmethod
+    def _near(cls, value: str) -> str:
+        return wellformed.url(value, "http://127.0.0.1:4200/api", hosts=("localhost",))
 
 
 class ArtifactSettings(Group):
     url: str = Field("http://127.0.0.1:8770", description="Artifact server; literal address")
     cache_file: Path = Field(Path("var/catalog.json"), description="Last good copy of the catalog")
     timeout_s: float = Field(5.0, gt=0, description="Seconds per call")
+
+    @field_validator("url")
+    @classmethod
+    def _literal(cls, value: str) -> str:
+        return wellformed.url(value, "http://10.0.0.22:8770")
 
 
 class RedisSettings(Group):
@@ -160,19 +202,37 @@ class NetworkSettings(Group):
     pool: str = Field("10.20.0.0/16", description="Network from which containers get static addresses")
     gateway: str = Field("10.20.0.1", description="Gateway written into containers")
     first: str = Field("", description="First address handed out; empty: the 11th of the pool")
-    control_addresses: tuple[str, ...] = Field((), description="Addresses that agents admit")
+    control_addresses: tuple[str, ...] = Field((), description="Addresses and networks of the controller: agents and SSH admit it from there alone")
 
     @field_validator("pool")
     @classmethod
     def _network(cls, value: str) -> str:
-        ipaddress.ip_network(value)
+        return wellformed.network(value)
+
+    @field_validator("gateway", "first")
+    @classmethod
+    def _of_the_pool(cls, value: str, info: ValidationInfo) -> str:
+        if "pool" in info.data and (value or info.field_name == "gateway"):
+            wellformed.member(value, info.data["pool"])
         return value
+
+    @field_validator("control_addresses")
+    @classmethod
+    def _addresses_and_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(wellformed.origin(entry) for entry in value)
 
 
 class VmidSettings(Group):
     first: int = Field(10_000, ge=100, description="First VMID of our own range")
     last: int = Field(19_999, ge=100, description="Last VMID of our own range")
     quarantine_s: int = Field(86_400, ge=86_400, description="Seconds before a released VMID is handed out again")
+
+    @field_validator("last")
+    @classmethod
+    def _after_the_first(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("first", value):
+            raise wellformed.wrong(f"{value} comes before the first, {info.data['first']}", "raise it, or lower ZLH_VMID__FIRST")
+        return value
 
 
 class PlacementSettings(Group):
@@ -246,7 +306,30 @@ class Settings(Group):
     def _lease_outlives_a_call(self) -> Settings:
         t = self.timing
         if t.heartbeat_s + t.call_s + t.margin_s >= t.lease_s:
-            raise ValueError("timing: heartbeat_s + call_s + margin_s must be below lease_s: a call that begins under a lease must end under it")
+            raise wellformed.wrong(
+                "heartbeat_s + call_s + margin_s are not below it: a call that begins under a lease must end under it",
+                "raise ZLH_TIMING__LEASE_S, or lower the others",
+                "timing.lease_s",
+            )
+        if self.proxmox.timeout_s > t.call_s:
+            if "timeout_s" in self.proxmox.model_fields_set:
+                raise wellformed.wrong(
+                    f"is longer than the longest call that a lease allows for ({t.call_s:g} s)",
+                    "lower it, or raise ZLH_TIMING__CALL_S",
+                    "proxmox.timeout_s",
+                )
+            # Frozen for everybody else: a default that nobody chose follows what it must not exceed.
+            object.__setattr__(self, "proxmox", self.proxmox.model_copy(update={"timeout_s": t.call_s}))
+        return self
+
+    @model_validator(mode="after")
+    def _the_controllers_key_is_bound(self) -> Settings:
+        if self.ansible.runner == "ansible" and self.ansible.private_key is not None and not self.network.control_addresses:
+            raise wellformed.wrong(
+                "is empty: the controller's SSH key would be admitted from everywhere",
+                "name the controller's addresses, like 10.20.0.2",
+                "network.control_addresses",
+            )
         return self
 
 
@@ -280,9 +363,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = "__".join(str(part) for part in first["loc"][:2]).upper()
-        name = f"{PREFIX}{path}" if path else "settings"
-        raise MisconfiguredSetting(name, why=str(first["msg"]), remedy="see docs/settings.md") from None
+        told = first.get("ctx", {})
+        place = told.get("setting") or ".".join(str(part) for part in first["loc"][:2])
+        why = str(first["msg"]).removeprefix("Value error, ")
+        remedy = told.get("remedy", "see docs/settings.md")
+        raise MisconfiguredSetting(f"{PREFIX}{place.replace('.', '__').upper()}", why=why, remedy=remedy) from None
 
 
 def _said(layer: Mapping[str, str], where: str) -> dict[str, tuple[str, str]]:

@@ -24,12 +24,12 @@ from flows.state.migrate import upgrade
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-#: A lease of three seconds: an orphan is seen soon, and every proportion of production is kept.
+#: A lease of six seconds: an orphan is seen soon, and every proportion of production is kept.
 SHORT: Mapping[str, str] = {
     "ZLH_TIMING__SWEEP_S": "1",
     "ZLH_TIMING__HEARTBEAT_S": "0.5",
-    "ZLH_TIMING__LEASE_S": "3",
-    "ZLH_TIMING__CALL_S": "1.5",
+    "ZLH_TIMING__LEASE_S": "6",
+    "ZLH_TIMING__CALL_S": "3",
     "ZLH_TIMING__MARGIN_S": "0.3",
     "ZLH_TIMING__EPOCH_S": "5",
     "ZLH_TIMING__EPOCH_RENEW_S": "1",
@@ -38,7 +38,7 @@ SHORT: Mapping[str, str] = {
     "ZLH_TIMING__UNSUBMITTED_S": "2",
     "ZLH_TIMING__READY_POLL_S": "0.05",
     "ZLH_TIMING__STEP_FACTOR": "0.05",
-    "ZLH_PROXMOX__TIMEOUT_S": "5",
+    "ZLH_PROXMOX__TIMEOUT_S": "3",
     "ZLH_PROXMOX__POLL_S": "0.05",
     "ZLH_AGENT__TIMEOUT_S": "1",
 }

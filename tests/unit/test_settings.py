@@ -85,3 +85,109 @@ def test_an_unknown_variable_is_refused_by_name(tmp_path: Path, variable: str, n
         with pytest.raises(MisconfiguredSetting, match=variable) as caught:
             load(given)
         assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("NETWORK__POOL", "10.20.0.1/16", "10.20.0.0/16"),
+        ("NETWORK__POOL", "the cellar", "10.20.0.0/16"),
+        ("NETWORK__GATEWAY", "10.21.0.1", "10.20.0.0/16"),
+        ("NETWORK__GATEWAY", "10.20.0.0", "10.20.0.0/16"),
+        ("NETWORK__GATEWAY", "10.20.255.255", "10.20.0.0/16"),
+        ("NETWORK__GATEWAY", "gateway", "10.20.0.0/16"),
+        ("NETWORK__GATEWAY", "fe80::1", "10.20.0.0/16"),
+        ("NETWORK__FIRST", "10.21.0.11", "10.20.0.0/16"),
+        ("NETWORK__FIRST", "10.20.0.0", "10.20.0.0/16"),
+        ("NETWORK__FIRST", "first", "10.20.0.0/16"),
+        ("NETWORK__CONTROL_ADDRESSES", '10.0.0.1" command="x', "10.20.0.2"),
+        ("NETWORK__CONTROL_ADDRESSES", 'fe80::1%a" command="x', "10.20.0.2"),
+        ("NETWORK__CONTROL_ADDRESSES", "10.0.0.1,controller", "10.20.0.2"),
+        ("NETWORK__CONTROL_ADDRESSES", "10.0.0.1/24", "10.20.0.2"),
+        ("NETWORK__CONTROL_ADDRESSES", "10.0.0.0/255.255.255.0", "10.20.0.2"),
+        ("VMID__LAST", "9999", "ZLH_VMID__FIRST"),
+        ("VMID__FIRST", "20000", "ZLH_VMID__FIRST"),
+        ("ARTIFACTS__URL", "http://artifacts.example:8770", "10.0.0.22"),
+        ("ARTIFACTS__URL", "10.0.0.22:8770", "10.0.0.22"),
+        ("ARTIFACTS__URL", "http://10.0.0.22:99999", "10.0.0.22"),
+        ("ARTIFACTS__URL", "ftp://10.0.0.22", "10.0.0.22"),
+        ("ARTIFACTS__URL", "http://user:secret@10.0.0.22", "10.0.0.22"),
+        ("ENGINE__URL", "http://prefect.example:4200/api", "127.0.0.1"),
+        ("ENGINE__URL", "127.0.0.1:4200", "127.0.0.1"),
+        ("API__CONTROL_BIND", "0.0.0.0:8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", "[::]:8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", "[::ffff:0.0.0.0]:8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", ":8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", "0:8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", "controller:8701", "10.20.0.2:8701"),
+        ("API__CONTROL_BIND", "127.0.0.1", "10.20.0.2:8701"),
+        ("NOTIFY__TIMEZONE", "Europe/Atlantis", "Europe/Berlin"),
+        ("NOTIFY__TIMEZONE", "../../etc/passwd", "Europe/Berlin"),
+        ("NOTIFY__TIMEZONE", "", "Europe/Berlin"),
+        ("NOTIFY__BUSINESS_FROM", "9", "HH:MM"),
+        ("NOTIFY__BUSINESS_TO", "24:01", "HH:MM"),
+        ("NOTIFY__QUIET_FROM", "23:60", "HH:MM"),
+        ("NOTIFY__QUIET_TO", "seven", "HH:MM"),
+        ("NOTIFY__BUSINESS_DAYS", "0,7", "0 (Monday)"),
+        ("NOTIFY__MAIL_SEVERITIES", "critical,urgent", "info, warning, critical"),
+        ("PROXMOX__TIMEOUT_S", "31", "ZLH_TIMING__CALL_S"),
+        ("TIMING__CALL_S", "45", "ZLH_TIMING__LEASE_S"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_its_remedy(variable: str, value: str, remedy: str) -> None:
+    said = str(refusal(**{variable: value}))
+    assert remedy in said
+    assert (
+        "ZLH_VMID__LAST" if variable.startswith("VMID") else "ZLH_TIMING__LEASE_S" if variable.startswith("TIMING") else f"ZLH_{variable}"
+    ) in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NETWORK__FIRST", "10.20.0.50"),
+        ("NETWORK__CONTROL_ADDRESSES", "10.0.0.1,10.0.1.0/24,fd00::1,fd00::/64"),
+        ("VMID__LAST", "10000"),
+        ("ARTIFACTS__URL", "https://[fd00::22]:8770/files"),
+        ("ENGINE__URL", "http://localhost:4200/api"),
+        ("ENGINE__URL", "http://[::1]:4200/api"),
+        ("API__CONTROL_BIND", "[fd00::2]:8701"),
+        ("API__CONTROL_BIND", "127.0.0.1:0"),
+        ("NOTIFY__TIMEZONE", "America/New_York"),
+        ("NOTIFY__QUIET_TO", "24:00"),
+        ("NOTIFY__MAIL_SEVERITIES", "info,warning,critical"),
+        ("NOTIFY__MAIL_SEVERITIES", ""),
+    ],
+)
+def test_what_is_as_it_should_be_is_taken(variable: str, value: str) -> None:
+    load({f"ZLH_{variable}": value})
+
+
+def test_what_is_written_into_authorized_keys_names_the_controller() -> None:
+    """A key without ``from=`` opens every container to whoever holds it."""
+    said = str(refusal(ANSIBLE__PRIVATE_KEY="/var/lib/zlh/.ssh/id_ed25519"))
+    assert "ZLH_NETWORK__CONTROL_ADDRESSES" in said and "10.20.0.2" in said
+    load({"ZLH_ANSIBLE__PRIVATE_KEY": "/k", "ZLH_NETWORK__CONTROL_ADDRESSES": "10.20.0.2"})
+    load({"ZLH_ANSIBLE__PRIVATE_KEY": "/k", "ZLH_ANSIBLE__RUNNER": "lab"})
+
+
+def test_a_call_to_proxmox_never_outlives_what_a_lease_allows_for() -> None:
+    short = {"ZLH_TIMING__CALL_S": "8", "ZLH_TIMING__LEASE_S": "30"}
+    assert load(short).proxmox.timeout_s == 8.0, "where nobody says how long a call may take, the lease does"
+    assert load(short | {"ZLH_PROXMOX__TIMEOUT_S": "8"}).proxmox.timeout_s == 8.0
+    with pytest.raises(MisconfiguredSetting, match="ZLH_PROXMOX__TIMEOUT_S"):
+        load(short | {"ZLH_PROXMOX__TIMEOUT_S": "8.5"})
+
+
+def test_a_refusal_does_not_show_a_secret() -> None:
+    with pytest.raises(MisconfiguredSetting) as caught:
+        load({"ZLH_API__ADMIN_TOKEN": "geheim", "ZLH_API__REQUESTS_PER_MINUTE": "0"})
+    assert "geheim" not in str(caught.value) and "ZLH_API__REQUESTS_PER_MINUTE" in str(caught.value)
+
+
+@pytest.mark.parametrize("page", ["docs/install.md"])
+def test_the_least_that_the_manual_sets_is_taken(page: str, tmp_path: Path) -> None:
+    lines = [line.strip() for line in (Path(__file__).parents[2] / page).read_text().splitlines() if line.startswith("    ZLH_")]
+    given = dict(line.split("=", 1) for line in lines if "_FILE=" not in line)
+    assert len(given) > 10
+    load(given)
