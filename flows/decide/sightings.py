@@ -112,6 +112,13 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
     )
 
 
+def told_by(snapshot: Snapshot, server_id: str) -> frozenset[str]:
+    """The sources, beside the database and its stored answers, from which :func:`observation_of` takes its word."""
+    if isinstance(snapshot.agents.get(server_id), Known):
+        return frozenset({"agents"})
+    return frozenset({"proxmox"}) if container_stopped(snapshot, server_id) else frozenset()
+
+
 def _answered(now: int, server_id: str, status: AgentStatus, before: Observation | None) -> Observation:
     return Observation(
         server_id=server_id,

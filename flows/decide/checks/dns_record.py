@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide.remedies import mend
-from flows.decide.sightings import observation_of
+from flows.decide.sightings import observation_of, told_by
 from flows.decide.wanted import Names, fqdn, publishable
 from flows.domain import readiness
 from flows.domain.finding import Action, Check, Finding, Policy
@@ -33,7 +33,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 action=Action.PUBLISH_DNS,
                 server_id=server.id,
                 host=server.node,
-                sources=SOURCES | {"agents"},
+                sources=SOURCES | told_by(snapshot, server.id),
                 evidence={"name": name, "problem": wrong},
                 remedy=mend(snapshot, f"zlh restart {server.name}"),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide.remedies import mend
-from flows.decide.sightings import observation_of
+from flows.decide.sightings import observation_of, told_by
 from flows.decide.stale import matches
 from flows.decide.wanted import publishable
 from flows.domain import readiness
@@ -35,7 +35,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 action=Action.REGISTER_PROXY,
                 server_id=server.id,
                 host=server.node,
-                sources=SOURCES | {"agents"},
+                sources=SOURCES | told_by(snapshot, server.id),
                 evidence={"name": server.name, "address": server.address, "port": server.game_port, "problem": wrong},
                 remedy=mend(snapshot, f"zlh restart {server.name}"),
             )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from flows.decide import stale
 from flows.decide.remedies import mend
-from flows.decide.sightings import observation_of
+from flows.decide.sightings import observation_of, told_by
 from flows.decide.wanted import publishable
 from flows.domain import readiness
 from flows.domain.agent import AgentStatus
@@ -63,7 +63,7 @@ def _finding(snapshot: Snapshot, name: str, why: str, server: Server | None, con
         server_id=server.id if server else None,
         host=server.node if server else None,
         confirmed=confirmed,
-        sources=SOURCES | {"agents"} if agents else SOURCES,
+        sources=SOURCES | told_by(snapshot, server.id) if agents and server else SOURCES,
         evidence={"name": name, "why": why},
         remedy=mend(snapshot, _remedy(server, agents=agents)),
     )

@@ -82,7 +82,7 @@ def _incident(source: str, findings: Sequence[Finding], held: _Held, snapshot: S
         summary=f"{source}: many entries drift alike" + ("" if bulk else "; repairs are held until a person has looked"),
         level=1 if bulk else 0,
         action=Action.REHYDRATE_PROXY if bulk else None,
-        sources=frozenset({"database", "agents", source}),
+        sources=frozenset({"database", source}).union(*(f.sources for f in everything)),
         evidence={
             "checks": counts,
             "servers": sorted(f.subject for f in everything if f.check in (Check.DNS_RECORD, Check.PROXY_REGISTRATION)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flows.decide.breakers import BULK
 from flows.decide.checks.registry import CHECKS
 from flows.decide.plan import decide, find
-from flows.decide.sightings import WHOLE_SOURCES, observations, sightings, source_of
+from flows.decide.sightings import ALL_SOURCES, WHOLE_SOURCES, observations, sightings, source_of
 from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, EpisodeRow, Plan, Transition
 from flows.domain.known import Unknown
 from flows.domain.snapshot import Snapshot
@@ -96,7 +96,7 @@ DESCRIPTION = st.fixed_dictionaries(
         "repairs": st.lists(REPAIR, max_size=4),
         "brakes": st.lists(BRAKE, max_size=1),
         "episodes": st.dictionaries(EPISODE_KEYS, EPISODE, max_size=6),
-        "unknown": st.dictionaries(st.sampled_from(WHOLE_SOURCES), st.just("no answer"), max_size=2),
+        "unknown": st.dictionaries(st.sampled_from(ALL_SOURCES), st.just("no answer"), max_size=2),
         "registrations": st.dictionaries(st.sampled_from(["ghost1", "ghost2"]), st.just("10.9.9.9:25565"), max_size=2),
         "names": st.dictionaries(st.just("ghost.play.example"), st.just({"A": "203.0.113.7", "owner": "gone"}), max_size=1),
         "sightings": st.dictionaries(st.sampled_from(["proxy:ghost1", "dns:ghost.play.example"]), st.integers(1, 2), max_size=2),
@@ -134,7 +134,7 @@ def test_limits_are_never_exceeded(snapshot: Snapshot) -> None:
 @given(SNAPSHOTS)
 def test_no_repair_from_an_unknown_source(snapshot: Snapshot) -> None:
     plan = decide(snapshot, POLICY)
-    unknown = {name for name in WHOLE_SOURCES if isinstance(source_of(snapshot, name), Unknown)}
+    unknown = {name for name in ALL_SOURCES if isinstance(source_of(snapshot, name), Unknown)}
     for finding in plan.findings:
         assert not finding.sources & unknown, finding
         assert finding.check.value not in plan.skipped
