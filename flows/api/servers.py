@@ -14,15 +14,17 @@ from flows.api.creation import order_of, submit
 from flows.api.deps import ApiDeps
 from flows.api.models import CreateBody
 from flows.api.problems import Problem
-from flows.api.views import View, brief, server_view, status_view
+from flows.api.views import View, brief, full_view, server_view, status_view
 from flows.domain.intake import Ordered
 from flows.domain.operation import OperationKind
 from flows.domain.server import Server, ServerState
-from flows.state import leases, observations, operations, orders, servers
+from flows.state import orders, server_views, servers
 from flows.state.database import Tx
+from flows.state.server_views import KnownServer
 from flows.state.tokens import Caller
 
 router = APIRouter(route_class=CallersRoute)
+_FRESH = {"Cache-Control": "no-store"}
 
 
 @router.post("/api/servers/create", status_code=202)
@@ -42,22 +44,22 @@ async def list_servers(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=36)] = None,
 ) -> JSONResponse:
-    """The caller's servers in the order of their creation, deleted ones only on request. ``next`` is the ``after`` of the next page."""
+    """The caller's servers in the order of their creation, each with its status; deleted ones only on request. ``next`` is the ``after`` of
+    the next page."""
     deps: ApiDeps = request.app.state.deps
     async with deps.database.read() as tx:
-        found = await servers.list_(tx, customer_id=caller.customer_id, state=state, limit=limit + 1, after=after)
-    page = found[:limit]
-    return JSONResponse({"servers": [_server(deps, s) for s in page], "next": page[-1].id if len(found) > limit else None})
+        found = await server_views.list_(tx, customer_id=caller.customer_id, state=state, limit=limit + 1, after=after)
+        page = [full_view(known, tx.now, deps.players) for known in found[:limit]]
+    return JSONResponse({"servers": page, "next": page[-1]["id"] if len(found) > limit else None}, headers=_FRESH)
 
 
 @router.get("/api/servers/{server_id:uuid}")
 async def show(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
-    """One server, with the operation that holds it."""
+    """One server, with its status."""
     deps: ApiDeps = request.app.state.deps
     async with deps.database.read() as tx:
-        server = await owned(tx, str(server_id), caller)
-        live = await operations.live_of(tx, server.id)
-    return JSONResponse(_server(deps, server) | {"operation": None if live is None else brief(live)})
+        view = full_view(await _looked_at(tx, server_id, caller), tx.now, deps.players)
+    return JSONResponse(view, headers=_FRESH)
 
 
 @router.get("/api/servers/{server_id:uuid}/status")
@@ -65,10 +67,8 @@ async def status(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JS
     """What is known of it: the database and the last observation. Asks no agent, so it answers when none does."""
     deps: ApiDeps = request.app.state.deps
     async with deps.database.read() as tx:
-        server = await owned(tx, str(server_id), caller)
-        seen, live = await observations.get(tx, server.id), await operations.live_of(tx, server.id)
-        view = status_view(server, seen, live, await leases.get(tx, server.id), tx.now, deps.players)
-    return JSONResponse(view, headers={"Cache-Control": "no-store"})
+        view = status_view(await _looked_at(tx, server_id, caller), tx.now, deps.players)
+    return JSONResponse(view, headers=_FRESH)
 
 
 @router.post("/api/servers/{server_id:uuid}/start", status_code=202)
@@ -107,7 +107,18 @@ async def _change(deps: ApiDeps, server_id: uuid.UUID, caller: Caller, order: Ca
 
 async def owned(tx: Tx, server_id: str, caller: Caller) -> Server:
     """The server, if it is the caller's (an admin's are all). Raises 404, whether it is nobody's or somebody else's."""
-    server = await servers.get(tx, server_id)
+    return _owned(await servers.get(tx, server_id), caller)
+
+
+async def _looked_at(tx: Tx, server_id: uuid.UUID, caller: Caller) -> KnownServer:
+    """As :func:`owned`, with all that is known of it."""
+    known = await server_views.get(tx, str(server_id))
+    _owned(None if known is None else known.server, caller)
+    assert known is not None  # else 404 was raised
+    return known
+
+
+def _owned(server: Server | None, caller: Caller) -> Server:
     if server is None or (caller.role != "admin" and server.customer_id != caller.customer_id):
         raise Problem("not_found")
     return server
@@ -115,12 +126,8 @@ async def owned(tx: Tx, server_id: str, caller: Caller) -> Server:
 
 def ordered(deps: ApiDeps, done: Ordered) -> JSONResponse:
     """202 with the operation and where to follow it; 200 where nothing was left to do."""
-    body: View = {"operation": None, "server": _server(deps, done.server), "deduplicated": done.deduplicated}
+    body: View = {"operation": None, "server": server_view(done.server, deps.players), "deduplicated": done.deduplicated}
     if done.operation is None:
         return JSONResponse(body, 200)
     body["operation"] = brief(done.operation) | {"server_id": done.server.id}
     return JSONResponse(body, 202, {"Location": f"{deps.settings.api.public_url.rstrip('/')}/api/operations/{done.operation.id}"})
-
-
-def _server(deps: ApiDeps, server: Server) -> View:
-    return server_view(server, deps.players)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flows.domain.agent import Observation
-from flows.domain.lease import Lease, LeaseKind
+from flows.domain.lease import LeaseKind
 from flows.domain.operation import Direction, Operation, OperationKind, OperationState, StepRow, StepState, steps_of
 from flows.domain.readiness import FRESH_MS, may_publish, may_withdraw
 from flows.domain.server import ContainerType, Server
+from flows.state.server_views import KnownServer
 
 View = dict[str, object]
 
@@ -59,9 +59,15 @@ def server_view(server: Server, players: Players) -> View:
     return view
 
 
-def status_view(server: Server, seen: Observation | None, live: Operation | None, lease: Lease | None, now: int, players: Players) -> View:
+def full_view(known: KnownServer, now: int, players: Players) -> View:
+    """A server with its status: what lists and looks show."""
+    return server_view(known.server, players) | status_view(known, now, players)
+
+
+def status_view(known_server: KnownServer, now: int, players: Players) -> View:
     """The database plus the last observation. ``agent`` is ``ok``, ``unreachable``, or ``unknown`` where nothing fresh is known;
     ``ready`` is null where neither yes nor no is proven."""
+    server, seen, live, lease = known_server.server, known_server.seen, known_server.live, known_server.lease
     fresh = seen is not None and now - seen.at <= FRESH_MS
     agent = "unknown" if seen is None or not fresh else "ok" if seen.reachable else "unreachable"
     known = seen if seen is not None and agent == "ok" else None

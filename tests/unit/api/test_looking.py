@@ -60,6 +60,35 @@ async def test_status_of_a_running_server(house: House) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", status["observed_at"])
 
 
+async def test_a_list_and_a_look_say_what_the_status_says(house: House) -> None:
+    """Whatever holds a server, and whatever is known of it, one statement brings it."""
+    ids = [await active(house, house.alice, name=f"lotus{c}", request_nonce=c) for c in "abc"]
+    await observed(house, ids[0], players=3, provisioning_complete=True, last_crash={"class": "oom"})
+    await observed(house, ids[1], age_s=151, ready=False, players=7)
+    async with house.database.write() as tx:
+        await leases.take(tx, ids[2], LeaseKind.MAINTENANCE, "operator", 60_000)
+    await observed(house, ids[2], reachable=False, ready=None, state=None)
+    restart = (await house.alice.post(f"/api/servers/{ids[0]}/restart")).json()["operation"]["id"]
+    await ordered(house.bob, name="fern")
+
+    listed = {s["id"]: s for s in (await house.alice.get("/api/servers")).json()["servers"]}
+    assert list(listed) == ids
+    for server_id in ids:
+        status = (await house.alice.get(f"/api/servers/{server_id}/status")).json()
+        assert set(status) == STATUS and status.items() <= listed[server_id].items()
+        assert (await house.alice.get(f"/api/servers/{server_id}")).json() == listed[server_id]
+        assert listed[server_id]["memory_mb"] == 4096
+    said = [(s["agent"], s["ready"], s["players"], s["maintenance"], (s["operation"] or {}).get("id")) for s in listed.values()]
+    assert said == [("ok", True, 3, False, restart), ("unknown", None, None, False, None), ("unreachable", None, None, True, None)]
+
+
+async def test_a_server_without_observation_or_lease_is_listed(house: House) -> None:
+    server_id, creation = await ordered(house.alice)
+    (listed,) = (await house.alice.get("/api/servers")).json()["servers"]
+    assert (listed["id"], listed["state"], listed["operation"]["id"]) == (server_id, "creating", creation)
+    assert (listed["agent"], listed["ready"], listed["observed_at"]) == ("unknown", None, None)
+
+
 async def test_an_unreachable_agent_is_200_and_said(house: House) -> None:
     server_id = await active(house, house.alice)
     await observed(house, server_id, reachable=False, ready=None, state=None, last_crash={"class": "oom"})
