@@ -50,6 +50,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "pause": ("Stop all automation, of everything, a host or a server.", ("brakes",)),
         "resume": ("Let automation act again.", ("brakes",)),
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
+        "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
         "repair-level": ("Up to which level automation repairs.", ("brakes",)),
     },
     "Set up": {

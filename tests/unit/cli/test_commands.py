@@ -158,7 +158,7 @@ def test_maintenance_is_refused_while_an_operation_waits_for_its_turn(zlh: Calla
     zlh("maintenance", "off", "moss")
     said = zlh("maintenance", "on", "moss")
     assert (said.status, said.out) == (1, "")
-    assert f"restart {queued} is queued · wait for it: zlh maintenance on " in said.err
+    assert f"restart {queued} is queued · wait for it: zlh operations follow {queued}" in said.err
 
 
 def test_maintenance_waits_on_request(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
