@@ -39,7 +39,7 @@ _REMEDIES = {
     "not_retryable": "look at it: zlh operations show {operation_id}",
     "conflict": "look at it (zlh servers, zlh operations) and order again",
     "quota": "ask for less, delete one of the customer's servers, or add a customer with a larger plan",
-    "no_capacity": "make room: zlh hosts add, or zlh servers to see what fills them",
+    "no_capacity": "make room: zlh hosts add (zlh servers: what fills those there are)",
     "intake_closed": "order again once orders are taken",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -18,10 +20,35 @@ from flows.settings import fields
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COMMAND = re.compile(r"^(?:    |ExecStart=/usr/local/bin/|    \.venv/bin/)(zlh .*)$|`(zlh [a-z][^`]*)`", re.MULTILINE)
+#: A command within a sentence: its words, then options and what stands between them, to the first sign that ends it.
+SAID = re.compile(r"(?<![\w./-])(zlh(?: (?:--?[a-z][a-z-]*|[a-z][a-z|-]*|[A-Z][A-Za-z|]*))+)")
+#: Sentences about the program, and commands whose first word is a value.
+PROSE = ("zlh took ", "zlh sends ", "zlh lab Proxmox", "zlh VALUE")
 
 
 def mentioned() -> list[tuple[str, str]]:
     return [(page.relative_to(ROOT).as_posix(), next(filter(None, found))) for page in PAGES for found in COMMAND.findall(page.read_text())]
+
+
+def texts() -> list[tuple[str, str]]:
+    """Every ``zlh …`` in a string of the program, docstrings included: up to where the command's words end."""
+    found = []
+    for path in sorted(ROOT.glob("flows/**/*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said = "".join(part.value if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said = node.value
+            else:
+                continue
+            found += [(name, each) for line in SAID.findall(said) if not line.startswith(PROSE) for each in alternatives(line)]
+    return sorted(set(found))
+
+
+def alternatives(line: str) -> list[str]:
+    """``zlh ca init|rotate`` is two commands."""
+    return [" ".join(words) for words in itertools.product(*(word.split("|") for word in line.split(" ")))]
 
 
 def problem_with(line: str) -> str:
@@ -46,6 +73,8 @@ def problem_with(line: str) -> str:
 
 def test_there_are_commands_to_judge() -> None:
     assert len(mentioned()) > 100
+    assert len(texts()) > 100
+    assert problem_with("zlh nodes") == "no command nodes"
     assert problem_with("zlh servers --nonsense") == "no option --nonsense"
     assert problem_with("zlh customers forget alice") == "no command forget"
 
@@ -53,6 +82,11 @@ def test_there_are_commands_to_judge() -> None:
 @pytest.mark.parametrize(("page", "line"), mentioned(), ids=lambda value: value[:60])
 def test_a_documented_command_exists(page: str, line: str) -> None:
     assert problem_with(line) == "", page
+
+
+@pytest.mark.parametrize(("module", "line"), texts(), ids=lambda value: value[:60])
+def test_a_command_that_the_program_names_exists(module: str, line: str) -> None:
+    assert problem_with(line) == "", module
 
 
 @pytest.mark.parametrize("check", sorted(Check))
