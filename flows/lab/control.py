@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from flows.lab.config import ControlConfig, split_bind
-from flows.lab.faults import Fault, Faults, Mode
+from flows.lab.faults import MODES, Fault, Faults, Mode
 from flows.lab.part import Manipulable, Part, PartError, Restartable, Routed
 from flows.lab.serving import Refused, Site, bearer_is, problem, read_json, refusals, refuse, unauthorized
 from flows.lab.world import LabAgent, LabContainer, World, describe
 
 Order = TypeVar("Order", bound=BaseModel)
-TARGETS = ("proxmox", "agents", "bridge", "dns", "discord", "artifacts", "runner")
+TARGETS = tuple(target for target in MODES if target != "agent")
 
 
 class FaultOrder(BaseModel):
@@ -43,6 +43,14 @@ class FaultOrder(BaseModel):
         kind, _, vmid = value.partition(":")
         if value not in TARGETS and not (kind == "agent" and vmid.isdigit()):
             raise ValueError(f"must be one of {', '.join(TARGETS)} or agent:<vmid>")
+        return value
+
+    @field_validator("mode")
+    @classmethod
+    def _played(cls, value: Mode, info: ValidationInfo) -> Mode:
+        can = MODES.get(str(info.data.get("target")).partition(":")[0], frozenset(Mode))
+        if value not in can:
+            raise ValueError(f"{info.data['target']} cannot play {value}, only {', '.join(mode for mode in Mode if mode in can)}")
         return value
 
 
@@ -127,13 +135,13 @@ class Control:
                 "parts": {name: {"endpoints": dict(part.endpoints), **part.inspect()} for name, part in self.parts.items()},
                 "containers": {str(c.vmid): describe(c) for c in self.world.containers.values()},
                 "agents": {str(c.vmid): _agent(c, c.agent) for c in self.world.containers.values() if c.agent is not None},
-                "faults": [_fault(f) for f in self.faults.armed.values()],
+                "faults": [_fault(f) for f in self.faults.live()],
             }
         )
 
     # ── faults ──────────────────────────────────────────────────────────────────────────────────────
     async def list_faults(self, request: web.Request) -> web.Response:
-        return web.json_response({"faults": [_fault(f) for f in self.faults.armed.values()]})
+        return web.json_response({"faults": [_fault(f) for f in self.faults.live()]})
 
     async def arm(self, request: web.Request) -> web.Response:
         order = await _body(request, FaultOrder)

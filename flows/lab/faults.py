@@ -6,7 +6,7 @@ import asyncio
 import fnmatch
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,9 +27,23 @@ class Mode(StrEnum):
     EXPIRED = "token_expired"  # Proxmox: every token is refused, late and without a body
 
 
+_TRANSPORT = frozenset({Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER})
+#: What each target can play; ``agent`` stands for every agent:<vmid>. Any other mode would be armed and do nothing.
+MODES: Mapping[str, frozenset[Mode]] = {
+    "proxmox": frozenset(Mode),
+    "agents": _TRANSPORT | {Mode.PARTIAL},
+    "agent": _TRANSPORT | {Mode.PARTIAL},
+    "bridge": _TRANSPORT | {Mode.PARTIAL},
+    "dns": _TRANSPORT | {Mode.PARTIAL},
+    "discord": _TRANSPORT,
+    "artifacts": _TRANSPORT | {Mode.PARTIAL},
+    "runner": _TRANSPORT | {Mode.FAIL_TASK},
+}
+
+
 @dataclass
 class Fault:
-    """``target`` is proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts or runner; ``call`` a glob over
+    """``target`` is one of :data:`MODES`, or agent:<vmid>; ``call`` a glob over
     ``METHOD /path`` (or playbook or record name). Ends after ``count`` hits or ``until`` (monotonic seconds), whichever comes first."""
 
     id: int
@@ -56,20 +70,22 @@ class Faults:
         self.armed[fault.id] = fault
         return fault
 
+    def live(self) -> list[Fault]:
+        """Those that may still be met; what has run out is forgotten."""
+        now = time.monotonic()
+        self.armed = {key: fault for key, fault in self.armed.items() if fault.until is None or now < fault.until}
+        return list(self.armed.values())
+
     def clear(self, fault_id: int | None = None, target: str | None = None) -> int:
         """Disarms one, all of a target, or all; returns how many."""
-        gone = [f.id for f in self.armed.values() if fault_id in (None, f.id) and target in (None, f.target)]
+        gone = [f.id for f in self.live() if fault_id in (None, f.id) and target in (None, f.target)]
         for key in gone:
             del self.armed[key]
         return len(gone)
 
     def hit(self, target: str, call: str, *modes: Mode) -> Fault | None:
         """The first armed fault of ``modes`` (any if empty) that matches; counts the hit."""
-        now = time.monotonic()
-        for fault in list(self.armed.values()):
-            if fault.until is not None and now >= fault.until:
-                del self.armed[fault.id]
-                continue
+        for fault in self.live():
             if fault.target != target or (modes and fault.mode not in modes) or not fnmatch.fnmatch(call, fault.call):
                 continue
             fault.hits += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from aiohttp import web
 from flows.errors import BadInput
 from flows.lab.__main__ import Lab
 from flows.lab.config import LabConfig, dump, load
+from flows.lab.faults import MODES, Mode
 from flows.lab.part import Manipulable, Part, PartError, Restartable, Routed
 from flows.lab.world import LabAgent, LabContainer
 
@@ -122,12 +124,32 @@ async def test_a_wrong_fault_names_its_field(call: Any) -> None:
         ({"target": "proxmox", "mode": "error", "count": 0}, "count"),
         ({"target": "proxmox", "mode": "error", "coutn": 1}, "coutn"),
         ({"mode": "error"}, "target"),
+        ({"target": "dns", "mode": "rights_lost"}, "mode"),
+        ({"target": "bridge", "mode": "fail_task"}, "mode"),
+        ({"target": "agent:10001", "mode": "token_expired"}, "mode"),
+        ({"target": "runner", "mode": "partial"}, "mode"),
     ):
         answer = await call("POST", "/faults", json=body)
         assert answer.status_code == 422 and answer.json()["field"] == field, body
         assert answer.json()["detail"].startswith(field)
     assert (await call("POST", "/faults", content=b"{")).status_code == 400
     assert (await call("GET", "/faults")).json() == {"faults": []}
+
+
+async def test_a_fault_that_ran_out_is_not_listed(lab: Lab, call: Any) -> None:
+    for target, until in (("proxmox", time.monotonic() - 1), ("bridge", None), ("dns", time.monotonic() + 60)):
+        lab.faults.arm(target, Mode.SLOW, until=until)
+    assert [f["target"] for f in (await call("GET", "/state")).json()["faults"]] == ["bridge", "dns"]
+    lab.faults.arm("proxmox", Mode.SLOW, until=time.monotonic() - 1)
+    assert [f["target"] for f in (await call("GET", "/faults")).json()["faults"]] == ["bridge", "dns"]
+    lab.faults.arm("proxmox", Mode.SLOW, until=time.monotonic() - 1)
+    assert (await call("DELETE", "/faults")).json() == {"cleared": 2}
+
+
+def test_every_target_plays_what_a_connection_can_do() -> None:
+    for modes in MODES.values():
+        assert {Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER} <= modes
+    assert MODES["proxmox"] == set(Mode)
 
 
 async def test_clearing(call: Any) -> None:
