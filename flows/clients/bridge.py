@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -67,9 +67,10 @@ class BridgeClient:
     async def deregister(self, name: str, token: int) -> None:
         await self._send(f"proxy bridge: deregistration of {name}", "DELETE", f"/servers/{quote(name, safe='')}", {LEASE_HEADER: str(token)})
 
-    async def rehydrate(self) -> None:
-        """Raises Busy where the bridge kept what it had because our listener gave it no complete list."""
-        await self._send("proxy bridge: rehydrate", "POST", "/rehydrate", {})
+    async def rehydrate(self, leave: Collection[str] = ()) -> None:
+        """``leave`` names the registrations that stay as they are. Raises Busy where the bridge kept what it had because our listener gave it
+        no complete list."""
+        await self._send("proxy bridge: rehydrate", "POST", "/rehydrate", {}, {"leave": sorted(leave)} if leave else None)
 
     async def _get(self, what: str, path: str) -> Mapping[str, Any]:
         what = f"proxy bridge: {what}"

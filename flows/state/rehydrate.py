@@ -1,4 +1,5 @@
-"""Which backends the proxy may hold: the answer to a proxy that starts with nothing. Called by the control listener."""
+"""Which backends the proxy may hold: the answer to a proxy that starts with nothing, called by the control listener; and which of them a
+bulk repair must leave as they are, called by ``act``."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, select
 
+from flows.domain.finding import BrakeScope
 from flows.domain.readiness import may_publish
 from flows.domain.server import MAY_RUN, ContainerType, Edge, ServerState
+from flows.state import brakes, leases
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.epochs import NAME
@@ -30,6 +33,18 @@ class Backends:
 
     epoch: int
     backends: tuple[Backend, ...]
+
+
+async def left_alone(tx: Tx) -> frozenset[str]:
+    """Names of servers that a bulk repair must not touch: somebody holds their lease, or a person paused automation for them. A proxy that
+    starts gets them all the same: it would serve nobody else."""
+    held = {lease.subject for lease in await leases.list_(tx) if lease.blocks(tx.now)}
+    paused = await brakes.active(tx)
+    hosts = {brake.target for brake in paused if brake.scope is BrakeScope.HOST}
+    held |= {brake.target for brake in paused if brake.scope is BrakeScope.SERVER}
+    s = t.servers.c
+    rows = await tx.execute(select(s.id, s.name, s.node).where(s.state != ServerState.DELETED.value))
+    return frozenset(row.name for row in rows if row.id in held or row.node in hosts)
 
 
 async def backends(tx: Tx) -> Backends:

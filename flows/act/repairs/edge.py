@@ -14,7 +14,7 @@ from flows.domain.finding import Action
 from flows.domain.server import BillingState, Server, ServerState
 from flows.domain.sources import Registration
 from flows.errors import AutomationError, Conflict
-from flows.state import customers, operations, servers
+from flows.state import customers, operations, rehydrate, servers
 
 
 async def _wants_edge(ctx: RepairContext) -> Server | None:
@@ -117,7 +117,8 @@ class DeregisterProxy(RepairHandler):
 
 
 class RehydrateProxy(RepairHandler):
-    """Many registrations drift alike: the proxy pulls the whole list again, instead of many repairs."""
+    """Many registrations drift alike: the proxy pulls the whole list again, instead of many repairs. Servers under a lease or a pause stay as
+    they are, and do not count as drifting."""
 
     action = Action.REHYDRATE_PROXY
     effect = Effect.CONVERGENT
@@ -127,11 +128,14 @@ class RehydrateProxy(RepairHandler):
         wanted, stale = _words(ctx, "servers"), _words(ctx, "stale")
         async with ctx.deps.database.read() as tx:
             active = {s.id: s for s in await servers.list_(tx, state=ServerState.ACTIVE)}
-        missing = [active[i] for i in wanted if i in active and not _registered(registered, active[i])]
-        return bool(missing) or any(name in registered for name in stale)
+            left = await rehydrate.left_alone(tx)
+        missing = [active[i] for i in wanted if i in active and active[i].name not in left and not _registered(registered, active[i])]
+        return bool(missing) or any(name in registered and name not in left for name in stale)
 
     async def heal(self, ctx: RepairContext) -> bool:
-        await ctx.deps.proxy.rehydrate()
+        async with ctx.deps.database.read() as tx:
+            left = await rehydrate.left_alone(tx)
+        await ctx.deps.proxy.rehydrate(left)
         return True
 
 

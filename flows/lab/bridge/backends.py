@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -82,11 +83,12 @@ class Backends:
         else:
             self.registered[name] = backend
 
-    def replace(self, listing: Listing, asked_at: int) -> None:
-        """A complete listing becomes the truth, but for names that were changed, or claimed by a newer lease, since it was asked for."""
-        listed = {backend.name: backend for backend in listing.backends}
+    def replace(self, listing: Listing, asked_at: int, leave: Collection[str] = ()) -> None:
+        """A complete listing becomes the truth, but for names that were changed, or claimed by a newer lease, since it was asked for, and
+        for those to ``leave`` as they are: neither added, nor changed, nor removed."""
+        listed = {backend.name: backend for backend in listing.backends if backend.name not in leave}
         for name in list(self.registered):
-            if name not in listed and self._touched.get(name, 0) <= asked_at:
+            if name not in listed and name not in leave and self._touched.get(name, 0) <= asked_at:
                 del self.registered[name]
         for name, backend in listed.items():
             if self._touched.get(name, 0) > asked_at or backend.lease_token < self.tokens.get(name, 0):

@@ -1,6 +1,7 @@
 """The bridge's HTTP face. Bearer token; ``GET /servers`` → ``{"servers": [{name, address, port, lease_token}], "complete"}``,
 ``PUT /servers/{name}`` ``{address, port}`` → 200, ``DELETE /servers/{name}`` → 204 (unknown too), ``GET /status``, ``GET /metrics``,
-``POST /rehydrate`` → 200 after a complete pull, else 502. PUT and DELETE carry ``X-ZLH-Lease-Token``; lower than seen is 412, a bad address 422.
+``POST /rehydrate`` → 200 after a complete pull, else 502; its body, if any, ``{"leave": [name, …]}``, names registrations to leave as they
+are. PUT and DELETE carry ``X-ZLH-Lease-Token``; lower than seen is 412, a bad address 422.
 """
 
 from __future__ import annotations
@@ -208,10 +209,15 @@ class BridgePart:
     async def _rehydrate(self, request: web.Request) -> web.Response:
         if self._source is None:
             return problem(503, "bridge.backends_url is not set", headers={"Retry-After": "60"})
+        body = await read_json(request) if request.can_read_body else {}
+        leave = body.get("leave", [])
+        if not isinstance(leave, list) or not all(isinstance(name, str) for name in leave):
+            raise refuse(problem(422, "leave: must be a list of names"))
         try:
-            await self._source.pull(self._backends)
+            await self._source.pull(self._backends, frozenset(leave))
         except Kept as kept:
-            if self._rehydrating is None or self._rehydrating.done():
+            # Another try by itself takes in everything: what is to be left alone by then, only the caller knows.
+            if not leave and (self._rehydrating is None or self._rehydrating.done()):
                 self._rehydrate_in_background()
             return problem(502, f"registrations are kept as they are: {kept}")
         return web.json_response({"outcome": "complete", "backends": len(self._backends.registered), "epoch": self._backends.epoch})

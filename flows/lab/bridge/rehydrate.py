@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,8 +41,8 @@ class Source:
         self._token, self.retry_s = token, retry_s
         self._one = asyncio.Lock()
 
-    async def pull(self, backends: Backends) -> None:
-        """One try. Raises Kept; either way the outcome is noted."""
+    async def pull(self, backends: Backends, leave: Collection[str] = ()) -> None:
+        """One try, which leaves the names in ``leave`` as they are. Raises Kept; either way the outcome is noted."""
         async with self._one:
             try:
                 asked_at = backends.clock
@@ -50,7 +51,7 @@ class Source:
                     raise Kept("incomplete: the listing says that it is not complete")
                 if listing.epoch < backends.epoch:
                     raise Kept(f"older: epoch {listing.epoch} after {backends.epoch}")
-                backends.replace(listing, asked_at)
+                backends.replace(listing, asked_at, leave)
             except Kept as kept:
                 backends.note(str(kept))
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class World:
     uptime_s: float = 0.0
     agent_version: str = ""
     registrations: dict[str, Registration] = field(default_factory=dict)
+    backends: dict[str, Registration] = field(default_factory=dict)
     records: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     runs: dict[str, EngineRun] = field(default_factory=dict)
@@ -213,8 +214,14 @@ class Proxy:
     async def deregister(self, name: str, token: int) -> None:
         await self.w.hit("deregister", lambda: self.w.registrations.pop(name, None))
 
-    async def rehydrate(self) -> None:
-        await self.w.hit("rehydrate")
+    async def rehydrate(self, leave: Collection[str] = ()) -> None:
+        """Pulls ``World.backends``."""
+
+        def effect() -> None:
+            kept = {name: r for name, r in self.w.registrations.items() if name in leave}
+            self.w.registrations = {name: r for name, r in self.w.backends.items() if name not in leave} | kept
+
+        await self.w.hit("rehydrate", effect)
 
 
 class Dns:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from sqlalchemy import update
 
 from flows.act import repair as repairing
 from flows.act.deps import Deps
 from flows.domain.agent import WorkloadState
-from flows.domain.finding import Action, Check, Finding, Outcome, Repair
+from flows.domain.finding import Action, BrakeScope, Check, Finding, Outcome, Repair
+from flows.domain.lease import LeaseKind
 from flows.domain.server import BillingState, ContainerType, Edge, Server, ServerState
 from flows.domain.sources import Registration
 from flows.errors import Fenced, Unreachable
-from flows.state import accounts, customers, epochs
+from flows.state import accounts, brakes, customers, epochs, leases
 from flows.state import tables as t
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
@@ -24,7 +27,11 @@ async def _carry_out(house: House, finding: Finding, deps: Deps | None = None) -
     deps = deps or house.deps()
     epoch = await epochs.begin(deps.database, deps.holder, 30_000)
     assert epoch is not None and finding.action is not None
-    return await repairing.carry_out(deps, Repair(finding, finding.action), epoch, 40.0)
+    try:
+        return await repairing.carry_out(deps, Repair(finding, finding.action), epoch, 40.0)
+    finally:
+        with contextlib.suppress(Fenced):
+            await epochs.end(deps.database, epoch, deps.holder)
 
 
 async def _registered(house: House) -> tuple[Server, Finding]:
@@ -125,3 +132,24 @@ async def test_a_superseded_sweep_withdraws_nothing(house: House) -> None:
         await _carry_out(house, finding)
     present = await house.present(server.id)
     assert (present.state, present.edge) == (ServerState.ACTIVE, Edge.OPEN)
+
+
+async def test_a_bulk_repair_leaves_leased_and_paused_servers_as_they_are(house: House) -> None:
+    """What others hold neither drifts nor is touched; whoever lost its registration and is free gets it back."""
+    free, leased, paused = [await house.server(edge=Edge.OPEN) for _ in range(3)]
+    async with house.db.write() as tx:
+        await leases.take(tx, leased.id, LeaseKind.MAINTENANCE, "person", 3_600_000)
+        await brakes.pause(tx, BrakeScope.SERVER, paused.id, "test", "test")
+    house.world.backends = {s.name: Registration(s.name, s.address, s.game_port) for s in (free, leased)}
+    house.world.registrations = {paused.name: Registration(paused.name, paused.address, paused.game_port)}
+    finding = Finding(
+        Check.SOURCE_DRIFT,
+        "source:proxy",
+        "drift",
+        1,
+        Action.REHYDRATE_PROXY,
+        evidence={"servers": [free.id, leased.id], "stale": [paused.name]},
+    )
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+    assert set(house.world.registrations) == {free.name, paused.name}
+    assert await _carry_out(house, finding) is Outcome.ALREADY_HEALED

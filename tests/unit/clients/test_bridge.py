@@ -154,6 +154,27 @@ async def test_nobody_listening_is_unreachable_for_writes_too(lab: BridgePart) -
     await client.close()
 
 
+@pytest.mark.parametrize(("leave", "body"), [((), b""), (frozenset({"b", "a"}), b'{"leave":["a","b"]}')])
+async def test_rehydrate_names_what_is_to_be_left(leave: frozenset[str], body: bytes) -> None:
+    sent: list[bytes] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        sent.append(await request.read())
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/rehydrate", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    client = BridgeClient(settings(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    await client.rehydrate(leave)
+    await client.close()
+    await runner.cleanup()
+    assert sent == [body]
+
+
 async def test_rehydrate_without_a_source_is_busy(client: BridgeClient) -> None:
     with pytest.raises(Busy):
         await client.rehydrate()

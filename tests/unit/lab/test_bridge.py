@@ -87,9 +87,9 @@ def names(part: BridgePart) -> list[str]:
     return sorted(server["name"] for server in part.inspect()["servers"])
 
 
-async def rehydrate(part: BridgePart) -> httpx.Response:
+async def rehydrate(part: BridgePart, leave: Any = None) -> httpx.Response:
     async with httpx.AsyncClient(headers={"Authorization": "Bearer bridge-token"}) as client:
-        return await client.post(f"{part.endpoints['url']}/rehydrate")
+        return await client.post(f"{part.endpoints['url']}/rehydrate", json=None if leave is None else {"leave": leave})
 
 
 async def test_it_is_a_part_that_restarts_and_can_be_manipulated(part: BridgePart) -> None:
@@ -194,6 +194,28 @@ async def test_rehydrate_gives_the_starting_values_of_the_fence(fed: BridgePart,
     assert (await rehydrate(fed)).json() == {"outcome": "complete", "backends": 1, "epoch": 2}
     async with httpx.AsyncClient(base_url=fed.endpoints["url"], headers={"Authorization": "Bearer bridge-token"}) as http:
         assert (await http.delete("/servers/mc1", headers=lease(6))).status_code == 412
+
+
+async def test_names_that_are_to_be_left_stay_as_they_are(fed: BridgePart, product: Product) -> None:
+    """A bulk repair must not touch what others hold; a start of its own takes the whole list."""
+    product.answer = {"epoch": 2, "complete": True, "backends": [backend("held", 5), backend("gone", 5), backend("off", 5)]}
+    await rehydrate(fed)
+    product.answer = {"epoch": 3, "complete": True, "backends": [backend("held", 6, port=1), backend("new", 6), backend("absent", 6)]}
+    assert (await rehydrate(fed, leave=["held", "gone", "absent"])).status_code == 200
+    assert {s["name"]: s["port"] for s in fed.inspect()["servers"]} == {"held": 25565, "gone": 25565, "new": 25565}
+    assert fed.inspect()["tokens"]["held"] == 5
+    product.status = 503
+    asked = len(product.asked)
+    assert (await rehydrate(fed, leave=["held"])).status_code == 502
+    assert len(product.asked) == asked + 1 and fed._rehydrating is not None and fed._rehydrating.done()
+    product.status = 200
+    assert (await rehydrate(fed)).status_code == 200
+    assert names(fed) == ["absent", "held", "new"]
+
+
+@pytest.mark.parametrize("leave", ["held", [1], {"held": True}])
+async def test_what_is_no_list_of_names_is_422(fed: BridgePart, leave: Any) -> None:
+    assert (await rehydrate(fed, leave=leave)).status_code == 422
 
 
 async def test_a_complete_empty_list_means_none(fed: BridgePart, product: Product) -> None:
