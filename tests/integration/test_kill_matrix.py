@@ -6,7 +6,7 @@ Real processes die by SIGKILL; the sweep finds the orphan, the next attempt goes
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from flows.domain.operation import OperationKind, OperationState
-from flows.state import orders
+from flows.state import orders, servers
 from flows.state import tables as t
 from flows.state.database import Database
 from tests.support import fleet
@@ -33,7 +33,20 @@ STEPS = (
 )
 TASKS = frozenset({"create_container", "configure", "start_container", "destroy_container"})
 UNDOS = ("prepare_workload", "trust", "start_container", "create_container")
+#: Reached only where a creation fails at its last effect, the registration.
+LATE_UNDOS = ("register_proxy", "publish_dns", "start_workload", "deploy_agent")
 DELETES = ("deregister_proxy", "unpublish_dns", "stop_workload", "destroy_container")
+#: What has no undo is carried on. Steps that a creation is killed in as well come last, and only in soak.
+CONTROLS: Mapping[OperationKind, tuple[str, ...]] = {
+    OperationKind.START: ("start_workload", "start_container", "publish_dns", "register_proxy"),
+    OperationKind.STOP: ("stop_workload", "deregister_proxy"),
+    OperationKind.RESTART: ("restart_workload", "deregister_proxy", "publish_dns", "register_proxy"),
+}
+#: Failing it, a creation is undone from the step reached.
+FAULTS: Mapping[str, Mapping[str, object]] = {
+    "undo": {"target": "runner", "mode": "fail_task", "call": "preseed_fabric.yml"},
+    "late_undo": {"target": "bridge", "mode": "error", "call": "PUT *", "status": 422, "message": "lab: no"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +58,22 @@ class Cell:
 
     @property
     def row(self) -> str:
+        if self.kind in CONTROLS:
+            return self.kind
         return f"{self.kind}/{self.boundary.rpartition(':')[0]}"
 
 
+_KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("provision", STEPS, "do"),
+    ("undo", UNDOS, "undo"),
+    ("late_undo", LATE_UNDOS, "undo"),
+    ("delete", DELETES, "do"),
+    *((kind.value, steps, "do") for kind, steps in CONTROLS.items()),
+)
+
+
 def cells() -> Iterator[Cell]:
-    for kind, steps, direction in (("provision", STEPS, "do"), ("undo", UNDOS, "undo"), ("delete", DELETES, "do")):
+    for kind, steps, direction in _KINDS:
         for step in steps:
             # After the effect first: the cell in which a repeat would be a second effect.
             points = ["effect", "begun", "done"] + (["task"] if step in TASKS and (direction == "do" or step != "configure") else [])
@@ -83,8 +107,10 @@ async def test_killed_at(world: fleet.World, database: Database, cell: Cell) -> 
     name = f"kill{next(_names)}"
     if cell.kind == "provision":
         await _provision(world, database, name, cell)
-    elif cell.kind == "undo":
+    elif cell.kind in FAULTS:
         await _undo(world, database, name, cell)
+    elif cell.kind in CONTROLS:
+        await _control(world, database, name, cell)
     else:
         await _delete(world, database, name, cell)
     await _nothing_leaked(world, database)
@@ -105,7 +131,7 @@ async def _provision(world: fleet.World, database: Database, name: str, cell: Ce
 
 
 async def _undo(world: fleet.World, database: Database, name: str, cell: Cell) -> None:
-    fault = world.control("POST", "/faults", target="runner", mode="fail_task", call="preseed_fabric.yml")
+    fault = world.control("POST", "/faults", **FAULTS[cell.kind])
     assert isinstance(fault, dict)
     try:
         async with controller(world, kill_at={1: cell.boundary}) as run:
@@ -121,6 +147,44 @@ async def _undo(world: fleet.World, database: Database, name: str, cell: Cell) -
         vmid = (await tx.execute(select(t.vmids).where(t.vmids.c.vmid == server.vmid))).one()
     assert server.state == "failed"
     assert vmid.state == "quarantined"
+
+
+async def _control(world: fleet.World, database: Database, name: str, cell: Cell) -> None:
+    """A start finds the workload stopped and its container down, as after a reboot of the node."""
+    kind = OperationKind(cell.kind)
+    async with controller(world) as run:
+        operation_id, server_id = await fleet.order(world, database, name)
+        assert (await run.ended(operation_id)).state is OperationState.SUCCEEDED
+        if kind is OperationKind.START:
+            await _ordered(run, server_id, OperationKind.STOP)
+            async with database.read() as tx:
+                vmid = (await tx.execute(select(t.servers.c.vmid).where(t.servers.c.id == server_id))).scalar_one()
+            world.control("POST", f"/containers/{vmid}/stop")
+        run.engine.kill_at[1] = cell.boundary
+        async with database.write() as tx:
+            ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
+        assert ordered.operation is not None and ordered.operation.kind is kind
+        before = await _killed(run, ordered.operation.id)
+        del run.engine.kill_at[1]
+        operation = await run.ended(ordered.operation.id)
+        assert operation.state is OperationState.SUCCEEDED, (operation, run.log)
+        await _no_step_again(database, operation.id, before)
+        published = kind is not OperationKind.STOP
+        assert (name in (await run.deps.proxy.view()).registrations) is published
+        async with database.read() as tx:
+            server = await servers.get(tx, server_id)
+        assert server is not None and (await run.deps.agents.ready(server))[0] is published
+        async with database.write() as tx:
+            gone = await orders.delete(tx, server_id, "test", deadline_ms=600_000)
+        assert gone.operation is not None
+        assert (await run.ended(gone.operation.id)).state is OperationState.SUCCEEDED
+
+
+async def _ordered(run: Controller, server_id: str, kind: OperationKind) -> None:
+    async with run.deps.database.write() as tx:
+        ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
+    assert ordered.operation is not None
+    assert (await run.ended(ordered.operation.id)).state is OperationState.SUCCEEDED
 
 
 async def _delete(world: fleet.World, database: Database, name: str, cell: Cell) -> None:
