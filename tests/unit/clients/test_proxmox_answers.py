@@ -130,3 +130,16 @@ def test_fields_of_a_refused_parameter_are_named() -> None:
 def test_sizes_and_property_strings() -> None:
     assert [answers.size_gb(s) for s in ("8G", "512M", "1T", None, "odd")] == [8.0, 0.5, 1024.0, 0.0, 0.0]
     assert answers.properties("local-lvm:vm-100-disk-0,size=8G") == {"": "local-lvm:vm-100-disk-0", "size": "8G"}
+
+
+def test_guests_of_a_vmid_are_found_whatever_their_kind_and_however_many() -> None:
+    data = [
+        {"type": "lxc", "vmid": 100, "node": "pve1"},
+        {"type": "qemu", "vmid": "101", "node": "pve2"},
+        {"type": "lxc", "vmid": 101, "node": "pve3"},
+        {"type": "storage", "storage": "local", "node": "pve1"},
+    ]
+    assert answers.guests(data, 101, "whereabouts") == [("qemu", "pve2"), ("lxc", "pve3")]
+    assert answers.guests(data, 102, "whereabouts") == []
+    with pytest.raises(BadAnswer):
+        answers.guests([{"type": "lxc", "node": "pve1"}], 100, "whereabouts")
