@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,12 @@ import typer
 from flows.cli import output, session
 
 Dir = Annotated[Path | None, typer.Option("--dir", help="directory of its state; default: that of the zlh up which the settings come from")]
-TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner"
-MODES = "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired"
+TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner; ct:<vmid>, node:<name>, dns:<name>; with --clear: a fault's id"
+MODES = (
+    "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired; or what is done to the "
+    "fleet itself: agent kill, freeze, revive, crash; ct start, stop, destroy, lock, unlock; node down, up; dns:<name> drop, corrupt, duplicate; "
+    "restart of a part"
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,16 +81,21 @@ def fault(
     count: Annotated[int | None, typer.Option(help="ends after so many hits")] = None,
     lasting: Annotated[str | None, typer.Option("--for", help="ends after this time: 30s, 2m")] = None,
     seconds: Annotated[float, typer.Option(help="how slow is slow")] = 5.0,
-    clear: Annotated[bool, typer.Option("--clear", help="end all faults")] = False,
+    value: Annotated[str | None, typer.Option(help="a record's address (corrupt, duplicate), a lock's kind, a crash's reason")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="end the fault with this id, those of this target, or all")] = False,
     directory: Dir = None,
     json: output.Json = False,
 ) -> None:
     """Break something on purpose."""
     from flows.errors import BadInput
-    from flows.lab import launch
+    from flows.lab import deeds, launch
 
+    home, again = _home(directory), "" if directory is None else f" --dir {shlex.quote(str(directory))}"
     if clear:
-        ended = launch.clear(_home(directory))
+        if mode is not None:
+            raise BadInput("MODE", mode, why="--clear takes an id, a target, or nothing", remedy="leave it out")
+        by_id = target is not None and target.isascii() and target.isdecimal()
+        ended = launch.clear(home, int(target or 0) if by_id else None, target=None if by_id else target)
         output.data({"ended": ended}) if json else output.text(f"ended {ended} faults")
         return
     if target is None or mode is None:
@@ -95,5 +105,12 @@ def fault(
         options["count"] = count
     if lasting is not None:
         options["for_s"] = output.seconds(lasting, "--for")
-    armed = launch.fault(_home(directory), target, mode, **options)
-    output.data(armed) if json else output.text(f"fault {armed['id']}: {target} {mode}; end it: zlh lab fault --clear")
+    done = launch.meddle(home, target, mode, value)
+    if done is not None:
+        undo = deeds.UNDONE_BY.get(mode)
+        output.data(done) if json else output.text(
+            f"{target}: {mode} done" + (f"; take it back: zlh lab fault {target} {undo}{again}" if undo else "")
+        )
+        return
+    armed = launch.fault(home, target, mode, **options)
+    output.data(armed) if json else output.text(f"fault {armed['id']}: {target} {mode}; end it: zlh lab fault --clear {armed['id']}{again}")

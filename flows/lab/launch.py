@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput, Busy, DeadlineExceeded, Unreachable
+from flows.lab import deeds
 
 #: The product's channels, in the order of its settings.
 CHANNELS = {
@@ -167,9 +169,19 @@ def fault(directory: Path, target: str, mode: str, **options: Any) -> dict[str, 
     return armed
 
 
-def clear(directory: Path, fault_id: int | None = None) -> int:
-    """Disarms one fault or all; returns how many."""
-    query = "" if fault_id is None else f"?id={fault_id}"
+def meddle(directory: Path, target: str, verb: str, value: str | None = None) -> dict[str, Any] | None:
+    """Does something to the fleet itself (see :mod:`flows.lab.deeds`) and returns what is so now. None: no verb, perhaps a fault's mode.
+    Raises BadInput, and as :func:`call`."""
+    request = deeds.deed(target, verb, value)
+    if request is None:
+        return None
+    done: dict[str, Any] = call(load(directory), request.method, request.path, request.body)
+    return done
+
+
+def clear(directory: Path, fault_id: int | None = None, *, target: str | None = None) -> int:
+    """Disarms one fault, those of a target, or all; returns how many."""
+    query = f"?id={fault_id}" if fault_id is not None else f"?{urllib.parse.urlencode({'target': target})}" if target is not None else ""
     return int(call(load(directory), "DELETE", f"/faults{query}")["cleared"])
 
 
