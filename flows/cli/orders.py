@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from flows.cli import output, session
 from flows.cli.commands import group_of
 from flows.cli.listings import complete_customer, complete_operation, complete_server, one
 from flows.cli.nouns import BY_NAME
+from flows.cli.tasks import Tasks
 from flows.errors import RateLimited, Temporary
 
 if TYPE_CHECKING:
@@ -155,12 +156,12 @@ def _order(
 
 def _follow(settings: Settings, operation_id: str, json: bool, wanted: str = "succeeded", gone: Mapping[str, Any] | None = None) -> None:
     """Prints each step as it begins and ends; exit 1 unless it ended as wanted."""
-    steps = _Steps(json)
+    steps, tasks = _Steps(json), Tasks(settings, operation_id)
     try:
         while True:
             seen = _ask(settings, f"/api/operations/{operation_id}", steps)
             if not json:
-                steps.show(seen)
+                steps.show(seen, tasks.begun())
             if seen.get("state") in ENDED:
                 break
             time.sleep(LOOK_S)
@@ -216,7 +217,20 @@ class _Steps:
         self._shown: set[tuple[str, str]] = set()
         self._state = self._said = ""
 
-    def show(self, seen: Mapping[str, Any]) -> None:
+    def show(self, seen: Mapping[str, Any], tasks: Sequence[str] = ()) -> None:
+        """Tasks stand under the step that ran them: before the line that says it is done, after the one that says it began."""
+        known = bool(self._shown)
+        if known:
+            self._tasks(tasks)
+        self._steps(seen)
+        if not known:
+            self._tasks(tasks)
+
+    def _tasks(self, tasks: Sequence[str]) -> None:
+        for task in tasks:
+            self.line(f"    {task}")
+
+    def _steps(self, seen: Mapping[str, Any]) -> None:
         if seen["state"] != self._state and seen["state"] not in ENDED:
             self._state = seen["state"]
             self.line(f"{seen['kind']} {self._state}" + (f", attempt {seen['attempt']}" if seen["attempt"] > 1 else ""))

@@ -35,6 +35,15 @@ class Worker:
     heartbeat_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A line of a run's log. ``at`` as the engine writes times, to be given back to it."""
+
+    id: str
+    at: str
+    text: str
+
+
 class PrefectEngine:
     """Implements :class:`flows.domain.ports.Engine`. One instance per process and event loop; close it."""
 
@@ -115,6 +124,16 @@ class PrefectEngine:
         """Every worker that ever beat for our pool and was not deleted."""
         rows = await self._api.pages("list workers", f"/work_pools/{self._pool}/workers/filter", {})
         return [Worker(text(row, "name"), row.get("status") == "ONLINE", _ms(row.get("last_heartbeat_time"))) for row in rows]
+
+    async def tasks_said(self, run_id: str, after: str | None = None) -> Sequence[Said]:
+        """Which tasks of playbooks the run has begun, in order, from just after ``after`` (a line's ``at``) on. Lines come some seconds late
+        and in batches: who wants none to be missed asks from a little earlier, and knows a line again by its id."""
+        wanted: dict[str, object] = {"flow_run_id": {"any_": [run_id]}}
+        if after is not None:
+            wanted["timestamp"] = {"after_": after}
+        rows = await self._api.pages("read log", "/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_ASC"})
+        lines = [Said(text(row, "id"), text(row, "timestamp"), text(row, "message")) for row in rows]
+        return [line for line in lines if line.text.startswith("TASK ")]
 
     async def version(self) -> str:
         """The server's version: an authorized answer, so this proves the credential too."""

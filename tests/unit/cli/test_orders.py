@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 
 from flows.cli import orders
 from flows.domain.operation import OperationState
-from flows.state import operations, servers
+from flows.state import attempts, operations, servers
 from flows.state.database import Tx
 from tests.unit.state.conftest import Make
 
@@ -44,6 +45,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
             status, document = known.next(f"{self.command} {self.path}")
             body = json.dumps(document).encode()
             self.send_response(status)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if "wait" in document:
                 self.send_header("Retry-After", str(document["wait"]))
             self.send_header("Content-Length", str(len(body)))
@@ -86,6 +88,29 @@ def test_a_busy_api_is_waited_for(zlh: Callable[..., Said], fleet: Fleet, script
 
 def test_a_second_passes_between_two_looks() -> None:
     assert orders.LOOK_S == 1.0
+
+
+def test_tasks_stand_under_their_step(zlh: Callable[..., Said], fleet: Fleet, script: Script, write: Callable[..., Any], monkeypatch: Any) -> None:
+    async def submit(tx: Tx) -> None:
+        await attempts.submitted(tx, fleet.ids["operation"], 1, "run-1")
+
+    write(submit)
+    monkeypatch.setenv("ZLH_ENGINE__URL", f"http://{os.environ['ZLH_API__PUBLIC_BIND']}/engine")
+    log = [{"id": str(n), "timestamp": f"2026-01-01T00:00:0{n}Z", "message": said} for n, said in enumerate(("TASK a", "waiting", "TASK b"))]
+    script.answers = {
+        f"GET /api/operations/{fleet.ids['operation']}": [
+            (200, operation("running", "provision", ("trust", "running"))),
+            (200, operation("running", "provision", ("trust", "running"))),
+            (200, operation("succeeded", "provision", ("trust", "done"))),
+        ],
+        "POST /engine/logs/filter": [(200, log[:1]), (200, log), (500, {})],
+    }
+    said = zlh("operations", "follow", fleet.ids["operation"])
+    assert said.status == 0, said.err
+    assert [line[10:].strip() for line in said.out.splitlines()] == [
+        "provision running", "trust running", "TASK a", "TASK b", "trust done", "provision succeeded",
+    ]  # fmt: skip
+    assert said.err == ""
 
 
 def test_deleting_during_creation_is_done_when_the_server_is_gone(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:

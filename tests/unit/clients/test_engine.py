@@ -56,6 +56,15 @@ async def engine(peer: Peer) -> Any:
     await client.close()
 
 
+async def test_the_tasks_of_a_run_are_read_from_its_log(engine: PrefectEngine, peer: Peer) -> None:
+    rows = [{"id": str(n), "timestamp": f"2026-01-01T00:00:0{n}Z", "message": said} for n, said in enumerate(("step 1/2", "TASK a", "TASK b"))]
+    peer.answers["/api/logs/filter"] = (200, rows)
+    assert [line.text for line in await engine.tasks_said("run-1", "2026-01-01T00:00:00Z")] == ["TASK a", "TASK b"]
+    (body,) = peer.bodies("/api/logs/filter")
+    assert body["logs"] == {"flow_run_id": {"any_": ["run-1"]}, "timestamp": {"after_": "2026-01-01T00:00:00Z"}}
+    assert body["sort"] == "TIMESTAMP_ASC"
+
+
 async def submit(engine: PrefectEngine, queue: str = "provisioning") -> str:
     return await engine.submit("provision", "7:op-1:1", {"operation_id": "op-1", "attempt": 1, "generation": 7}, queue)
 
