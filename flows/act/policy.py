@@ -18,11 +18,11 @@ def policy_of(settings: Settings) -> Policy:
         max_attempts=policy.max_attempts,
         unsubmitted_ms=int(timing.unsubmitted_s * 1000),
         stuck_ms=int(timing.stuck_s * 1000),
-        queued_deadline_ms=int(timing.operation_s * 1000),
         source_critical_sweeps=policy.source_critical_sweeps,
         player_address=settings.proxy.player_address,
         player_port=settings.proxy.player_port,
         game_domain=settings.dns.zone,
         record_ttl_s=settings.dns.ttl_s,
+        backup_interval_ms=Policy().backup_interval_ms if policy.watch_backups else {},
         our_user=f"{settings.proxmox.user}!{settings.proxmox.token_name}",
     )

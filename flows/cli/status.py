@@ -136,4 +136,4 @@ def lines(f: dict[str, Any], *, utc: bool = False, patience_ms: int = 180_000) -
     dead = f", {box['dead']} dead" if box["dead"] else ""
     sent = f"last delivered {output.duration(now - box['last_sent_at'])} ago" if box["last_sent_at"] else "nothing delivered yet"
     yield "queues     " + " · ".join(f"{k} {v}" for k, v in queues.items()) + f" · outbox {box['waiting']}{dead} ({sent})"
-    yield f"backups    {f['backups']['fresh']} servers with a verified one younger than a day"
+    yield f"backups    {f['backups']['fresh']} servers with a verified one younger than a day · this version makes none by itself"

@@ -239,7 +239,6 @@ class Policy:
     max_attempts: int = 3
     unsubmitted_ms: int = 30_000
     stuck_ms: int = 15 * 60_000
-    queued_deadline_ms: int = 60 * 60_000
     host_down_fraction: float = 0.5
     host_down_min: int = 3
     drift_fraction: float = 0.2

@@ -85,6 +85,8 @@ def _repairs(known: Fleet, now: int) -> str:
 
 def _backups(known: Fleet, policy: Policy, now: int) -> str:
     """As the check judges it: an interval counts from the later of the last verified backup and activation."""
+    if not policy.backup_interval_ms:
+        return "backups: not watched"
     owed = [(s, i) for s in known.servers.values() if s.activated_at and (i := policy.backup_interval_ms.get(s.backup_policy)) is not None]
     late = [s for s, interval in owed if now - max(_verified(known, s), s.activated_at or 0) > interval]
     return f"backups: {len(owed) - len(late)} fresh, {len(late)} late" + (f" ({_names([s.name for s in late])})" if late else "")
