@@ -38,6 +38,7 @@ class FanOut:
         self._results: dict[str, Result] = {}
         self._ends = 0.0
         self._answers, self._usual_s = 0, 0.0
+        self._silent: set[str] = set()  # had the whole time-out at least once
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._all = asyncio.Semaphore(MOST if soft == resource.RLIM_INFINITY else max(16, min(MOST, soft - SPARE)))
 
@@ -98,7 +99,12 @@ class FanOut:
             self._all.release()
         if result is None:
             silent.append(server)
-            result = Unknown("no answer, twice" if last else "no answer")
+            if timeout_s >= self._timeout_s:
+                self._silent.add(server.id)
+            if server.id in self._silent:
+                result = Unknown("no answer, twice" if last else "no answer")
+            else:  # cut short, its silence says nothing
+                result = Unknown(f"{NOT_ASKED}no time was left for a whole try in this sweep")
         else:
             self._answered(time.monotonic() - began)
         self._results[server.id] = result

@@ -149,7 +149,7 @@ async def _is(lab: Lab, s: Server, state: WorkloadState) -> bool:
 
 async def test_an_older_lease_token_is_fenced(lab: Lab) -> None:
     await lab.client.start(lab.servers[0], 9)
-    with pytest.raises(Fenced, match="unfence"):
+    with pytest.raises(Fenced, match="clock set back"):
         await lab.client.stop(lab.servers[0], 8)
 
 
@@ -461,8 +461,8 @@ async def test_time_that_ran_out_is_said(peer: tuple[Peer, AgentClient]) -> None
     results = await client.probe(fleet, within_s=0.6)
     assert time.monotonic() - began < 2
     assert len(results) == 60
-    assert any(isinstance(r, Unknown) and r.reason.startswith("not asked: ") for r in results.values())
-    assert not any(isinstance(r, Known) for r in results.values())
+    # The first eight were asked, but not for as long as it takes: their silence says no more than that of the others.
+    assert all(isinstance(r, Unknown) and r.reason.startswith("not asked: ") for r in results.values())
 
 
 async def test_a_cancelled_probe_leaves_no_task(peer: tuple[Peer, AgentClient]) -> None:
