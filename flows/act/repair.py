@@ -25,7 +25,7 @@ from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding,
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
 from flows.errors import AmbiguousEffect, AutomationError, Busy, DeadlineExceeded, Fenced, Temporary
-from flows.state import brakes, control, epochs, leases, outbox, repairs
+from flows.state import brakes, control, epochs, leases, outbox, repairs, servers
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
@@ -244,7 +244,7 @@ async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome:
             EventKind.CONTROLLER_ACTION,
             key=f"action/{repair_id}",
             what=f"{repair.action}: {outcome}",
-            where=finding.subject,
+            where=finding.where or finding.subject,
             done=finding.summary + (f" ({detail[:300]})" if detail else ""),
             level=finding.level,
         )
@@ -255,7 +255,7 @@ async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome:
                 EventKind.REPAIR_SUCCEEDED,
                 key=f"repair/{repair_id}",
                 what=f"repaired: {finding.summary}",
-                where=finding.subject if finding.host is None else f"{finding.subject} on {finding.host}",
+                where=finding.where or finding.subject,
                 done=f"{repair.action}, proven by reading it again",
                 next="nothing to do",
                 command=f"zlh repairs show {repair_id}",
@@ -263,12 +263,12 @@ async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome:
             )
         )
     if outcome in (Outcome.FAILED, Outcome.UNVERIFIED):
-        events += await _breaker(deps, tx, repair_id, finding.summary, finding.subject, detail, finding.remedy)
+        events += await _breaker(deps, tx, repair_id, finding.summary, finding.where or finding.subject, detail, finding.remedy)
     for event in events:
         await outbox.put(tx, event, deps.route(event, tx.now))
 
 
-async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, subject: str, detail: str, remedy: str) -> list[Event]:
+async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, where: str, detail: str, remedy: str) -> list[Event]:
     """The critical alert, once, with the failure that opens the breaker."""
     policy = deps.settings.policy
     if not await repairs.opens_breaker(tx, repair_id, policy.breaker_attempts, int(policy.breaker_window_s * 1000)):
@@ -278,10 +278,10 @@ async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, subject: st
             EventKind.BREAKER_OPENED,
             key=f"breaker/{repair_id}",
             what=f"breaker opened: {summary}",
-            where=subject,
+            where=where,
             done=f"{policy.breaker_attempts} repairs failed within the hour, the last: {detail[:300]}",
             next="automation leaves it alone until the hour has passed",
-            command=remedy or f"zlh explain {subject}",
+            command=remedy or f"zlh repairs show {repair_id}",
             failed=True,
         )
     ]
@@ -290,13 +290,15 @@ async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, subject: st
 async def announce_abandoned(deps: Deps, tx: Tx, row: RepairRow) -> None:
     """A repair without an outcome, because its actor died or its effect might still have arrived, was closed as unverified by a later sweep:
     it counts, and may be the one that opens the breaker."""
+    server = await servers.get(tx, row.server_id) if row.server_id else None
+    where = f"{server.name} on {server.node}" if server is not None else row.subject
     action = Event(
         EventKind.CONTROLLER_ACTION,
         key=f"action/{row.id}",
         what=f"{row.action}: {Outcome.UNVERIFIED}",
-        where=row.subject,
+        where=where,
         done="nobody could tell how it ended",
         level=row.level,
     )
-    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {row.subject}", row.subject, "nobody could tell how it ended", "")):
+    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {where}", where, "nobody could tell how it ended", "")):
         await outbox.put(tx, event, deps.route(event, tx.now))

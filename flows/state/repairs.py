@@ -111,7 +111,7 @@ async def close_abandoned(tx: Tx) -> list[RepairRow]:
         query = query.where(_R.epoch != at_work)
     rows = [to_repair(row) for row in await tx.execute(query)]
     for row in rows:
-        await outcome(tx, row.id, Outcome.UNVERIFIED, "its actor ended before it wrote an outcome")
+        await outcome(tx, row.id, Outcome.UNVERIFIED, "nobody could tell how it ended: its actor died, or its effect might still have arrived")
     return rows
 
 
