@@ -12,7 +12,7 @@ from flows.errors import MisconfiguredSetting
 
 PREFIX = "ZLH_"
 #: Read by the command line itself, not part of the settings.
-META = frozenset({"ZLH_ENV_FILE", "ZLH_HOME"})
+META = frozenset({"ZLH_ENV_FILE"})
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -37,8 +37,14 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 def merged(environ: Mapping[str, str]) -> dict[str, str]:
     """Every ``ZLH_*`` variable, the environment's before the env file's. Raises MisconfiguredSetting."""
+    nearer = {key: value for key, value in environ.items() if key.startswith(PREFIX)}
     values = read_env_file(Path(environ["ZLH_ENV_FILE"])) if environ.get("ZLH_ENV_FILE") else {}
-    return values | {key: value for key, value in environ.items() if key.startswith(PREFIX)}
+    return {key: value for key, value in values.items() if not _said_by(nearer, key)} | nearer
+
+
+def _said_by(nearer: Mapping[str, str], key: str) -> bool:
+    """Whether a nearer layer says the same variable by its other name, with ``_FILE`` or without."""
+    return f"{key}_FILE" in nearer or key.removesuffix("_FILE") in nearer
 
 
 def value_of(variable: str, raw: str) -> str:

@@ -47,3 +47,14 @@ def test_a_wrong_setting_ends_it_before_anything_runs(here: Path, monkeypatch: p
     monkeypatch.setenv("ZLH_PROXMOX__HOSTS", "10.9.9.9")
     with pytest.raises(MisconfiguredSetting, match="ZLH_PROXMOX__HOSTS"):
         _prepared(here)
+
+
+def test_what_the_environment_says_by_one_name_replaces_the_file_of_the_other(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "token").write_text("from-a-file\n")
+    (here / "zlh.env").write_text(f"ZLH_API__CONTROL_TOKEN_FILE={here / 'token'}\nZLH_ENGINE__AUTH=zlh:near\n")
+    monkeypatch.setenv("ZLH_ENV_FILE", str(here / "zlh.env"))
+    monkeypatch.setenv("ZLH_API__CONTROL_TOKEN", "nearer")
+    monkeypatch.setenv("ZLH_ENGINE__AUTH_FILE", str(here / "token"))
+    settings = _prepared(here).settings
+    assert settings.api.control_token.get_secret_value() == "nearer"
+    assert settings.engine.auth.get_secret_value() == "from-a-file"
