@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -37,11 +36,6 @@ class Identity:
     key: SecretStr | None
 
 
-class ProxyBridge(ProxyWriter, Protocol):
-    async def rehydrate(self, leave: Collection[str] = ()) -> None:
-        """Asks the bridge to pull the whole list again, and to leave the registrations named in ``leave`` as they are."""
-
-
 @dataclass(frozen=True)
 class Deps:
     """``identity`` derives an agent's credentials, ``artifact`` finds a promoted artifact by (kind, name, version or ""),
@@ -51,7 +45,7 @@ class Deps:
     database: Database
     proxmox: ProxmoxWriter
     agents: AgentWriter
-    proxy: ProxyBridge
+    proxy: ProxyWriter
     dns: DnsWriter
     engine: Engine
     runner: PlaybookRunner

@@ -29,7 +29,6 @@ class EventKind(StrEnum):
     SOURCE_DRIFT = "source_drift"
     QUEUE_STALLED = "queue_stalled"
     LEASE_ABANDONED = "lease_abandoned"
-    CREDENTIAL_REFUSED = "credential_refused"
     NO_SWEEP = "no_sweep"
     PATCH_FINISHED = "patch_finished"
     AUTOMATION_PAUSED = "automation_paused"

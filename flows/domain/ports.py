@@ -4,7 +4,7 @@ observers get the ``…Reader`` half, only ``act`` gets a ``…Writer``. All rai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -122,8 +122,9 @@ class ProxyWriter(ProxyReader, Protocol):
 
     async def register(self, name: str, address: str, port: int, token: int) -> None: ...
     async def deregister(self, name: str, token: int) -> None: ...
-    async def rehydrate(self) -> None:
-        """Asks the bridge to pull the whole list again (``POST /rehydrate``)."""
+    async def rehydrate(self, leave: Collection[str] = ()) -> None:
+        """Asks the bridge to pull the whole list again (``POST /rehydrate``), and to leave the registrations named in ``leave`` as they
+        are."""
 
 
 class DnsReader(Protocol):

@@ -21,7 +21,6 @@ import structlog
 
 from flows.decide import message as text
 from flows.domain.event import Channel
-from flows.domain.operation import DEPLOYMENT_OF, engine_key
 from flows.domain.ports import Delivery, Engine, Notifier
 from flows.errors import AmbiguousEffect, AutomationError, DeadlineExceeded, Fenced, Temporary, Unreachable
 from flows.settings import Settings
@@ -272,11 +271,10 @@ class Submitter:
     async def _one(self, submission: Submission, generation: int) -> bool:
         """True: the engine has it. False: nobody knows; after a while it is submitted again, under the same key. Raises what refused it."""
         operation_id, attempt = submission.operation_id, submission.attempt
-        key = engine_key(generation, operation_id, attempt)
-        parameters = {"operation_id": operation_id, "attempt": attempt, "generation": generation}
+        deployment, key, parameters, queue = submission.asked(generation)
         try:
             async with asyncio.timeout(self.settings.engine.timeout_s + _GRACE_S):
-                run_id = await self.engine.submit(DEPLOYMENT_OF[submission.kind], key, parameters, submission.queue.value)
+                run_id = await self.engine.submit(deployment, key, parameters, queue)
         except (Unreachable, AmbiguousEffect, DeadlineExceeded, TimeoutError) as error:
             log.warning("no answer from the engine", key=key, error=str(error))
             return False
