@@ -6,12 +6,10 @@ A lab lives in a directory: ``config.json`` (0600, its secrets), ``state.json`` 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -25,17 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput, Busy, DeadlineExceeded, Unreachable
-from flows.lab import deeds
+from flows.lab import deeds, wiring
 
-#: The product's channels, in the order of its settings.
-CHANNELS = {
-    "critical": "alerts-critical",
-    "repairs": "alerts-repairs",
-    "billing": "alerts-billing",
-    "provisioning": "alerts-provisioning",
-    "health": "system-health",
-    "audit": "audit-log",
-}
 READY_S, END_S = 30.0, 10.0
 #: Exit status of a lab whose port is somebody else's.
 PORT_TAKEN = 3
@@ -211,91 +200,19 @@ def call(state: State, method: str, path: str, body: Mapping[str, Any] | None = 
 
 def env(state: State) -> dict[str, str]:
     """The ``ZLH_*`` variables with which the product talks to this lab. They hold secrets."""
-    config, points = state.config, state.endpoints
-    token = config["proxmox"]["tokens"][0]
-    player_host, _, player_port = points["bridge"]["players"].rpartition(":")
-    hooks = {f"ZLH_NOTIFY__{key.upper()}": config["discord"]["webhooks"][channel] for key, channel in CHANNELS.items()}
-    pool = points["agents"]["pool"]
-    return {
-        "ZLH_PROXMOX__HOST": points["proxmox"]["address"],
-        "ZLH_PROXMOX__USER": token["user"],
-        "ZLH_PROXMOX__TOKEN_NAME": token["name"],
-        "ZLH_PROXMOX__TOKEN": token["secret"],
-        "ZLH_PROXMOX__CA_FILE": points["proxmox"]["ca_file"],
-        "ZLH_PROXMOX__POLL_S": "0.2",
-        "ZLH_AGENT__PORT": points["agents"]["port"],
-        "ZLH_AGENT__TLS": "true",
-        "ZLH_PROXY__URL": points["bridge"]["url"],
-        "ZLH_PROXY__TOKEN": config["bridge"]["token"],
-        "ZLH_PROXY__PLAYER_ADDRESS": player_host,
-        "ZLH_PROXY__PLAYER_PORT": player_port,
-        "ZLH_DNS__SERVER": points["dns"]["server"],
-        "ZLH_DNS__ZONE": points["dns"]["zone"],
-        "ZLH_DNS__TSIG_NAME": config["dns"]["tsig_name"],
-        "ZLH_DNS__TSIG_SECRET": config["dns"]["tsig_secret"],
-        "ZLH_DNS__TSIG_ALGORITHM": config["dns"]["tsig_algorithm"],
-        "ZLH_NOTIFY__BASE_URL": points["discord"]["webhooks"],
-        **hooks,
-        "ZLH_ANSIBLE__RUNNER": "lab",
-        "ZLH_ANSIBLE__LAB_URL": state.control_url,
-        "ZLH_ANSIBLE__LAB_TOKEN": state.control_token,
-        "ZLH_ARTIFACTS__URL": points["artifacts"]["url"],
-        "ZLH_NETWORK__POOL": pool,
-        "ZLH_NETWORK__GATEWAY": pool.split("/")[0].rpartition(".")[0] + ".1",
-        "ZLH_NETWORK__CONTROL_ADDRESSES": "127.0.0.1",
-    }
+    return wiring.env(state.config, state.endpoints, (state.control_url, state.control_token))
 
 
 # ── the configuration ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _generated(directory: Path) -> dict[str, Any]:
-    """Everything that needs a value of its own; the rest are the program's defaults."""
-    hook = 1_400_000_000_000_000_000
-    return {
-        "state_file": str(directory / "state.json"),
-        "control": {"bind": "127.0.0.1:0", "token": secrets.token_urlsafe(32)},
-        "proxmox": {
-            "bind": "127.0.0.1:0",
-            "ca_dir": str(directory / "proxmox-ca"),
-            "tokens": [{"user": "zlh@pve", "name": "autopilot", "secret": secrets.token_hex(16)}],
-            "users": [{"user": "root@pam", "password": secrets.token_urlsafe(16)}],
-        },
-        "agents": {"pool": "127.20.0.0/16", "port": 0},
-        "bridge": {"bind": "127.0.0.1:0", "players_bind": "127.0.0.1:0", "token": secrets.token_urlsafe(32)},
-        "dns": {
-            "bind": "127.0.0.1:0",
-            "zone": "play.example",
-            "tsig_name": "zlh",
-            "tsig_secret": base64.b64encode(secrets.token_bytes(32)).decode(),
-            "tsig_algorithm": "hmac-sha256",
-        },
-        "discord": {
-            "bind": "127.0.0.1:0",
-            "webhooks": {channel: f"{hook + number}/{secrets.token_urlsafe(24)}" for number, channel in enumerate(CHANNELS.values())},
-        },
-        "artifacts": {"bind": "127.0.0.1:0"},
-        "runner": {},
-    }
-
-
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, table by table."""
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        else:
-            base[key] = value
-    return base
-
-
 def _configuration(directory: Path, project_dir: Path, url: str, token: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    config = _generated(directory)
+    config = wiring.generated(directory)
     with contextlib.suppress(OSError, ValueError):  # none yet, or half written by a predecessor: generated anew
-        merge(config, _read(directory / "config.json"))
-    merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
-    merge(config, {"proxmox": {"ca_dir": str(directory / "proxmox-ca")}, "bridge": {"backends_url": url, "backends_token": token}})
-    return merge(config, overrides)
+        wiring.merge(config, _read(directory / "config.json"))
+    wiring.merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
+    wiring.merge(config, {"proxmox": {"ca_dir": str(directory / "proxmox-ca")}, "bridge": {"backends_url": url, "backends_token": token}})
+    return wiring.merge(config, overrides)
 
 
 def _port(endpoint: str) -> str:
@@ -326,7 +243,7 @@ def _point_bridge(state: State, url: str, token: str) -> None:
     bridge = state.config.get("bridge", {})
     if url and "bridge" in state.endpoints and (bridge.get("backends_url"), bridge.get("backends_token")) != (url, token):
         call(state, "POST", "/bridge/configure", {"backends_url": url, "token": token})
-        _write(state.directory / "config.json", merge(dict(state.config), {"bridge": {"backends_url": url, "backends_token": token}}))
+        _write(state.directory / "config.json", wiring.merge(dict(state.config), {"bridge": {"backends_url": url, "backends_token": token}}))
 
 
 # ── files and processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

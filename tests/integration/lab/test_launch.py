@@ -19,7 +19,7 @@ import pytest
 
 from flows import settings
 from flows.errors import AutomationError, BadInput, Unreachable
-from flows.lab import launch
+from flows.lab import launch, wiring
 
 PROJECT = Path(__file__).parents[3]
 
@@ -62,7 +62,7 @@ def test_the_product_can_read_its_environment(home: Path) -> None:
     loaded = settings.load(values)
     assert loaded.ansible.runner == "lab" and loaded.proxmox.ca_file is not None and loaded.proxmox.ca_file.exists()
     assert loaded.network.gateway == "127.20.0.1" and loaded.agent.port > 0
-    assert all(getattr(loaded.notify, channel).get_secret_value() for channel in launch.CHANNELS)
+    assert all(getattr(loaded.notify, channel).get_secret_value() for channel in wiring.CHANNELS)
     secret = values["ZLH_PROXMOX__TOKEN"]
     assert secret not in repr(state) and state.control_token not in repr(state)
     assert secret not in (home / "lab.log").read_text() and secret not in (home / "state.json").read_text()
