@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import socket
 import ssl
@@ -53,7 +54,8 @@ class Site:
         transports = [c.transport for c in runner.server.connections if c.transport is not None] if runner.server is not None else []
         await runner.cleanup()
         for transport in transports:
-            transport.abort()  # a TLS connection would otherwise wait for its peer's farewell
+            with contextlib.suppress(AttributeError):  # before Python 3.11.3 a TLS transport that is gone cannot be aborted
+                transport.abort()  # a TLS connection would otherwise wait for its peer's farewell
         if transports:
             await asyncio.sleep(0)  # lets the loop close the sockets
 

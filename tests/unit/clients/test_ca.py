@@ -8,7 +8,7 @@ import ipaddress
 import multiprocessing
 import ssl
 import stat
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -115,7 +115,7 @@ def _ensure(path: str) -> str:
 
 
 def test_many_processes_make_one_authority(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         assert len(set(pool.map(_ensure, [str(tmp_path / "ca")] * 6))) == 1
 
 

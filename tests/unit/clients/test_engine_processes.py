@@ -96,7 +96,7 @@ def test_a_placeholder_is_refused(tmp_path: Path) -> None:
 
 
 def test_limits_and_healing() -> None:
-    assert QUEUE_LIMITS == {Queue.PROVISIONING: 1, Queue.OPERATIONS: None, Queue.REPAIRS: None, Queue.RECONCILE: None}
+    assert QUEUE_LIMITS == {Queue.PROVISIONING: 1, Queue.OPERATIONS: 8, Queue.REPAIRS: 4, Queue.RECONCILE: None}
     silent, never = healing_automations(Healing(heartbeat_s=90, pending_s=60))
     assert silent["trigger"]["within"] == 90
     assert "prefect.flow-run.heartbeat" in silent["trigger"]["expect"]
