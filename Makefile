@@ -40,7 +40,7 @@ check: $(STAMP) ## format, lint, types, import contract, YAML, Ansible, shell
 	$(BIN)/shellcheck .ci/run
 
 test: $(STAMP) ## in seconds to minutes, with no network, no root and no service
-	$(BIN)/pytest -n 2 -m "not lab and not soak" tests/unit tests/cases
+	$(BIN)/pytest -n 4 -m "not lab and not soak" tests/unit tests/cases
 
 test-lab: $(STAMP) ## the parts together: real Prefect, Ansible, executors killed, the simulated fleet; one cell of each matrix
 	$(BIN)/pytest -n 2 -m "not soak" tests/integration tests/e2e
