@@ -60,8 +60,14 @@ def _template(_server_url: str | None, tmp_path_factory: pytest.TempPathFactory)
         path = tmp_path_factory.mktemp("schema") / "zlh.db"
         migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}")
         return {"path": path}
-    migrate.upgrade_sync(_server_url)
+    asyncio.run(_from_nothing(_server_url))
     return {"url": _server_url, "seeds": asyncio.run(_seeds(_server_url))}
+
+
+async def _from_nothing(url: str) -> None:
+    """What an earlier run left there has seeds of that run's day."""
+    await migrate.downgrade(url)
+    await migrate.upgrade(url)
 
 
 async def _seeds(url: str) -> dict[str, list[dict[str, Any]]]:
