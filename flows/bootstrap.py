@@ -68,7 +68,7 @@ def runner(settings: Settings, database: Database) -> PlaybookRunner:
         async with database.read() as tx:
             return await host_keys.get(tx, server.id)
 
-    return AnsibleRunner(settings.ansible, host_keys=known)
+    return AnsibleRunner(settings.ansible, host_keys=known, entrance=settings.proxmox.host.rpartition(":")[0])
 
 
 def gate(settings: Settings) -> Gate:

@@ -162,11 +162,19 @@ class AnsibleSettings(Group):
     lab_url: str = Field("", description="Control URL of the simulated fleet (runner=lab only)")
     lab_token: SecretStr = Field(SecretStr(""), description="Bearer token of that control URL (runner=lab only)")
     project_dir: Path = Field(Path("."), description="Directory with playbooks/, roles/ and ansible.cfg")
-    inventory: Path = Field(Path("inventories/production"), description="Inventory, relative to project_dir")
-    private_key: Path | None = Field(None, description="SSH key of the controller")
+    private_key: Path | None = Field(None, description="SSH key of the controller, for containers and nodes")
+    node_user: str = Field("zlh-node", description="User on the nodes whose sudoers admits /usr/sbin/pct alone")
+    node_port: int = Field(22, ge=1, le=65535, description="SSH port of the nodes")
+    node_known_hosts: Path | None = Field(None, description="known_hosts file with the nodes' SSH host keys; without it no container can be trusted")
+    node_addresses: tuple[str, ...] = Field((), description="Nodes' SSH addresses as NAME=ADDRESS; empty: all by the host of ZLH_PROXMOX__HOST")
     timeout_s: float = Field(600.0, gt=0, description="Seconds per playbook")
     scratch_dir: Path = Field(Path("/dev/shm"), description="tmpfs for a run's private data")  # noqa: S108 - tmpfs is the point: secrets must not reach a disk
     forwarding_secret: SecretStr = Field(SecretStr(""), description="Velocity's forwarding secret, given to game servers")
+
+    @field_validator("node_addresses")
+    @classmethod
+    def _names_and_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(wellformed.node(entry) for entry in value)
 
 
 class EngineSettings(Group):

@@ -69,6 +69,14 @@ def origin(value: str) -> str:
     return value
 
 
+def node(value: str) -> str:
+    """``name=address``: which node of the cluster answers SSH where."""
+    name, equals, address = value.partition("=")
+    if not equals or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", name) is None or _address(address) is None:
+        raise wrong(f"{value!r} is no NAME=ADDRESS with a literal address", "set it like pve1=10.0.0.2,pve2=10.0.0.3")
+    return value
+
+
 def zone(value: str) -> str:
     try:
         ZoneInfo(value)

@@ -20,21 +20,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.clients.reach import LOCK_WAIT_S, Direct, Reach, ThroughNode, write_text
 from flows.clients.supervisor import GRACE_S, MARKER, REAP_S, end_processes, marked
 from flows.domain.ports import Play, PlayResult
 from flows.domain.server import Server
 from flows.errors import AmbiguousEffect, BadInput, Busy, DeadlineExceeded, MisconfiguredSetting, TaskFailed
 from flows.settings import AnsibleSettings
 
-#: Playbooks that reach the container through its node, before it trusts us: no SSH session of ours can hold a lock there.
+#: Playbooks that reach the container through its node, before it trusts us.
 THROUGH_NODE = frozenset({"bootstrap.yml"})
 #: Longest line of the supervisor that is read, bytes.
 MAX_LINE = 4_194_304
 #: Seconds that a supervisor may take to end a tree before it is ended itself.
 STOP_S = GRACE_S + REAP_S + 2.0
-#: Where the target keeps the lock that one play holds.
-LOCK_FILE = "/run/lock/zlh-play"
-LOCK_WAIT_S = 30.0
 _PREFIX = "zlh-play-"
 _PLAYBOOK = re.compile(r"[a-z0-9_]+\.yml")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#")
@@ -48,14 +46,14 @@ class AnsibleRunner:
     """Implements :class:`flows.domain.ports.PlaybookRunner`.
 
     ``host_keys`` gives a server's SSH host keys by type (``{"ssh-ed25519": "AAAA…"}``); without it the user's own known_hosts decides.
-    ``connection`` replaces SSH (``local`` in tests); ``configured_inventory`` uses ``ZLH_ANSIBLE__INVENTORY`` instead of a generated one.
+    ``entrance`` is the address of the node that nodes without an address of their own are reached by; ``reach`` replaces both ways (tests).
     """
 
     def __init__(
-        self, settings: AnsibleSettings, *, host_keys: HostKeys | None = None, connection: str = "ssh", configured_inventory: bool = False
+        self, settings: AnsibleSettings, *, host_keys: HostKeys | None = None, entrance: str = "127.0.0.1", reach: Reach | None = None
     ) -> None:
         self._settings, self._host_keys = settings, host_keys
-        self._connection, self._configured = connection, configured_inventory
+        self._entrance, self._given = entrance, reach
         self._project = settings.project_dir.resolve()
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -72,11 +70,11 @@ class AnsibleRunner:
         """
         what = f"play {play.playbook} on {play.server.name} ({play.server.address})"
         self._check(play)
-        keys = await self._host_keys(play.server) if self._host_keys else None
+        reach = await self._reach(play)
         await asyncio.to_thread(sweep, self._settings.scratch_dir)
-        directory = self._prepare(play, keys)  # in place: a cancellation must not come between the directory and its removal
+        directory = self._prepare(play, reach)  # in place: a cancellation must not come between the directory and its removal
         try:
-            end = await self._supervised(what, play, directory, on_event or (lambda _: None))
+            end = await self._supervised(what, play, directory, reach, on_event or (lambda _: None))
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, True)
         return _result(what, play, end)
@@ -87,80 +85,49 @@ class AnsibleRunner:
         for name in (*_templates(play.variables), *_templates(play.secrets)):
             raise BadInput("variable", name, why="its value would be a template, which Ansible would execute")
 
-    def _prepare(self, play: Play, keys: Mapping[str, str] | None) -> Path:
+    async def _reach(self, play: Play) -> Reach:
+        if self._given is not None:
+            return self._given
+        if play.playbook in THROUGH_NODE:
+            return ThroughNode(self._settings, self._entrance)
+        return Direct(self._settings, await self._host_keys(play.server) if self._host_keys else None)
+
+    def _prepare(self, play: Play, reach: Reach) -> Path:
         """The private directory: variables, secrets, inventory, known hosts; each file 0600."""
         try:
             directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._settings.scratch_dir))
         except OSError as error:
             raise MisconfiguredSetting("ZLH_ANSIBLE__SCRATCH_DIR", why=str(error), remedy="name a directory on tmpfs") from error
         try:
-            self._fill(directory, play, keys)
+            self._fill(directory, play, reach)
         except BaseException:  # whatever it is, secrets must not stay; it is raised on
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return directory
 
-    def _fill(self, directory: Path, play: Play, keys: Mapping[str, str] | None) -> None:
+    def _fill(self, directory: Path, play: Play, reach: Reach) -> None:
         _write(directory / "variables.json", dict(play.variables))
         _write(directory / "secrets.json", dict(play.secrets))
         _write(directory / "hidden.json", _spellings(play.secrets.values()))
-        if keys is not None:
-            lines = "".join(f"{play.server.address} {kind} {key}\n" for kind, key in keys.items())
-            _write_text(directory / "known_hosts", lines)
         for name in ("inventory", "tmp", "cp"):
             (directory / name).mkdir(mode=0o700)
-        _write(directory / "inventory" / "hosts.json", self._inventory(play, directory, keys is not None))
+        reach.fill(directory, play)
+        _write(directory / "inventory" / "hosts.json", _inventory(play, reach.host(directory, play)))
 
-    def _ssh_options(self, directory: Path, strict: bool) -> list[str]:
-        options = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
-        if strict:
-            options += ["-o", f"UserKnownHostsFile={directory / 'known_hosts'}", "-o", "GlobalKnownHostsFile=/dev/null"]
-        if self._settings.private_key is not None:
-            options += ["-o", "IdentitiesOnly=yes"]
-        return options
-
-    def _inventory(self, play: Play, directory: Path, strict: bool) -> dict[str, Any]:
-        server = play.server
-        host: dict[str, Any] = {
-            "ansible_host": server.address,
-            "zlh_server_id": server.id,
-            "zlh_server_name": server.name,
-            "zlh_vmid": server.vmid,
-            "zlh_node": server.node,
-            "proxmox_vmid": server.vmid,
-        }
-        if self._connection != "ssh":
-            host |= {"ansible_connection": self._connection, "ansible_python_interpreter": sys.executable}
-        else:
-            host |= {"ansible_user": "root", "ansible_ssh_common_args": " ".join(self._ssh_options(directory, strict))}
-            if self._settings.private_key is not None:
-                host["ansible_ssh_private_key_file"] = str(self._settings.private_key.resolve())
-        return {"all": {"children": {"zlh": {"children": {f"zlh_{server.ctype.value}": {"hosts": {server.hostname: host}}}}}}}
-
-    def _order(self, play: Play, directory: Path) -> dict[str, Any]:
-        inventory = self._project / self._settings.inventory if self._configured else directory / "inventory"
+    def _order(self, play: Play, directory: Path, reach: Reach) -> dict[str, Any]:
         return {
             "directory": str(directory),
             "project": str(self._project),
             "playbook": f"playbooks/{play.playbook}",
-            "inventory": str(inventory),
+            "inventory": str(directory / "inventory"),
             "limit": play.server.hostname,
             "extra": [str(directory / "variables.json"), str(directory / "secrets.json")],
             "timeout_s": play.timeout_s,
             "hidden_file": str(directory / "hidden.json"),
-            "lock": self.lock_argv(play, directory),
+            "lock": reach.lock(directory, play),
             "lock_wait_s": min(LOCK_WAIT_S, play.timeout_s),
-            "env": self._ansible_env(play, directory),
+            "env": {**self._ansible_env(play, directory), **reach.environment(directory)},
         }
-
-    def lock_argv(self, play: Play, directory: Path) -> list[str] | None:
-        """One SSH session that holds a lock on the target for the whole play and dies with it: a resumed step waits for what it interrupted."""
-        if self._connection != "ssh" or play.playbook in THROUGH_NODE:
-            return None
-        key = ["-i", str(self._settings.private_key.resolve())] if self._settings.private_key else []
-        options = [*self._ssh_options(directory, (directory / "known_hosts").exists()), "-o", "ServerAliveInterval=10", "-o", "ConnectTimeout=10"]
-        wait = max(1, int(min(LOCK_WAIT_S, play.timeout_s)))
-        return ["ssh", "-T", *options, *key, f"root@{play.server.address}", f"flock -w {wait} {LOCK_FILE} sh -c 'echo locked; exec cat'"]
 
     def _ansible_env(self, play: Play, directory: Path) -> dict[str, str]:
         config = self._project / "ansible.cfg"
@@ -175,7 +142,7 @@ class AnsibleRunner:
             "ANSIBLE_NOCOLOR": "1",
         }
 
-    async def _supervised(self, what: str, play: Play, directory: Path, on_event: Callable[[str], None]) -> Mapping[str, Any]:
+    async def _supervised(self, what: str, play: Play, directory: Path, reach: Reach, on_event: Callable[[str], None]) -> Mapping[str, Any]:
         env = {key: value for key, value in os.environ.items() if key in _KEPT} | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             MARKER: directory.name,
@@ -194,7 +161,7 @@ class AnsibleRunner:
             )
         try:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(self._order(play, directory)).encode() + b"\n")
+            process.stdin.write(json.dumps(self._order(play, directory, reach)).encode() + b"\n")
             with contextlib.suppress(ConnectionError):  # it died at once: the missing last line says so
                 await process.stdin.drain()
             # The supervisor keeps the deadline; this one only notices a supervisor that hangs.
@@ -207,6 +174,18 @@ class AnsibleRunner:
             self._stopping.add(stopping)
             stopping.add_done_callback(self._stopping.discard)
             await asyncio.shield(stopping)  # a second cancellation leaves it at work
+
+
+def _inventory(play: Play, reached: Mapping[str, object]) -> dict[str, Any]:
+    server = play.server
+    host = {
+        "zlh_server_id": server.id,
+        "zlh_server_name": server.name,
+        "zlh_vmid": server.vmid,
+        "zlh_node": server.node,
+        **reached,
+    }
+    return {"all": {"children": {"zlh": {"children": {f"zlh_{server.ctype.value}": {"hosts": {server.hostname: host}}}}}}}
 
 
 async def _listen(what: str, process: asyncio.subprocess.Process, directory: Path, on_event: Callable[[str], None]) -> Mapping[str, Any]:
@@ -300,12 +279,6 @@ def _spellings(secrets: Any) -> list[str]:
 
 def _write(path: Path, value: object) -> None:
     try:
-        _write_text(path, json.dumps(value))
+        write_text(path, json.dumps(value))
     except TypeError as error:
         raise BadInput("variables", type(value).__name__, why=f"cannot be written as JSON: {error}") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from flows.clients.playbooks import AnsibleRunner
+from flows.clients.reach import Local
 from flows.clients.supervisor import descendants, marked
 from flows.domain.ports import Play
 from flows.domain.server import ContainerType, Desired, Edge, Server, ServerState
@@ -95,11 +96,12 @@ CALLER = """
 import asyncio, json, sys
 from pathlib import Path
 from flows.clients.playbooks import AnsibleRunner
+from flows.clients.reach import Local
 from flows.settings import AnsibleSettings
 sys.path.insert(0, {tests!r})
 from test_playbooks import play
 settings = AnsibleSettings(project_dir=Path({project!r}), scratch_dir=Path({scratch!r}))
-asyncio.run(AnsibleRunner(settings, connection="local").run(play("endless.yml", out={out!r}), lambda line: print(line, flush=True)))
+asyncio.run(AnsibleRunner(settings, reach=Local()).run(play("endless.yml", out={out!r}), lambda line: print(line, flush=True)))
 """
 
 SERVER = Server(
@@ -130,7 +132,7 @@ def scratch(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runner(project: Path, scratch: Path) -> AnsibleRunner:
-    return AnsibleRunner(AnsibleSettings(project_dir=project, scratch_dir=scratch), connection="local")
+    return AnsibleRunner(AnsibleSettings(project_dir=project, scratch_dir=scratch), reach=Local())
 
 
 async def until(what: str, condition: Callable[[], Any], deadline_s: float) -> Any:
@@ -272,19 +274,18 @@ def _command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-class Locked(AnsibleRunner):
+class Locked(Local):
     """Holds the lock with a local command in place of an SSH session."""
 
-    lock_file = ""
-    wait_s = 0
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
-    def lock_argv(self, play: Play, directory: Path) -> list[str] | None:
-        return ["flock", "-w", str(self.wait_s), self.lock_file, "sh", "-c", "echo locked; exec cat"]
+    def lock(self, directory: Path, play: Play) -> list[str] | None:
+        return ["flock", "-w", "0", str(self._file), "sh", "-c", "echo locked; exec cat"]
 
 
 async def test_one_play_at_a_time_on_a_target(project: Path, scratch: Path, tmp_path: Path) -> None:
-    runner = Locked(AnsibleSettings(project_dir=project, scratch_dir=scratch), connection="local")
-    runner.lock_file = str(tmp_path / "lock")
+    runner = AnsibleRunner(AnsibleSettings(project_dir=project, scratch_dir=scratch), reach=Locked(tmp_path / "lock"))
     task = asyncio.create_task(runner.run(play("endless.yml", out=str(tmp_path / "pid"))))
     await until("the task", lambda: (tmp_path / "pid").exists(), 30)
     with pytest.raises(Busy):
@@ -296,8 +297,7 @@ async def test_one_play_at_a_time_on_a_target(project: Path, scratch: Path, tmp_
 
 
 async def test_a_lost_lock_ends_the_play(project: Path, scratch: Path, tmp_path: Path) -> None:
-    runner = Locked(AnsibleSettings(project_dir=project, scratch_dir=scratch), connection="local")
-    runner.lock_file = str(tmp_path / "lock")
+    runner = AnsibleRunner(AnsibleSettings(project_dir=project, scratch_dir=scratch), reach=Locked(tmp_path / "lock"))
     task = asyncio.create_task(runner.run(play("endless.yml", out=str(tmp_path / "pid"))))
     await until("the task", lambda: (tmp_path / "pid").exists(), 30)
     for pid in of(scratch):

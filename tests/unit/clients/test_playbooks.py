@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -46,10 +47,15 @@ def play(name: str = "deploy_agent.yml", **changes: Any) -> Play:
 
 
 def prepared(runner: AnsibleRunner, play: Play, keys: dict[str, str] | None) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    directory = runner._prepare(play, keys)
+    async def known(_: Server) -> dict[str, str]:
+        return keys or {}
+
+    runner._host_keys = known if keys is not None else None
+    reach = asyncio.run(runner._reach(play))
+    directory = runner._prepare(play, reach)
     hosts = json.loads((directory / "inventory" / "hosts.json").read_text())
     groups = hosts["all"]["children"]["zlh"]["children"]
-    return directory, groups, runner._order(play, directory)
+    return directory, groups, runner._order(play, directory, reach)
 
 
 def test_the_inventory_holds_the_one_host_strictly(settings: AnsibleSettings, tmp_path: Path) -> None:
@@ -83,13 +89,55 @@ def test_one_ssh_session_holds_the_targets_lock(settings: AnsibleSettings) -> No
     assert "StrictHostKeyChecking=yes" in argv
 
 
-def test_through_the_node_there_is_no_session_to_hold_it(settings: AnsibleSettings) -> None:
-    assert prepared(AnsibleRunner(settings), play("bootstrap.yml"), None)[2]["lock"] is None
+@pytest.fixture
+def node(settings: AnsibleSettings, tmp_path: Path) -> AnsibleSettings:
+    (tmp_path / "nodes").write_text("[127.0.0.1]:2222 ssh-ed25519 BBBB\n")
+    return settings.model_copy(update={"node_known_hosts": tmp_path / "nodes", "node_port": 2222})
 
 
-def test_the_configured_inventory_can_be_used(settings: AnsibleSettings, project: Path) -> None:
-    order = prepared(AnsibleRunner(settings, configured_inventory=True), play(), None)[2]
-    assert order["inventory"] == str(project / "inventories/production")
+def test_trust_goes_through_the_node(node: AnsibleSettings, tmp_path: Path) -> None:
+    directory, groups, order = prepared(AnsibleRunner(node), play("bootstrap.yml"), {"ssh-ed25519": "AAAA"})
+    host = groups["zlh_game"]["hosts"]["zlh-game-10001"]
+    assert host["ansible_connection"] == "community.proxmox.proxmox_pct_remote"
+    assert (host["ansible_host"], host["ansible_port"], host["ansible_user"]) == ("127.0.0.1", 2222, "zlh-node")
+    assert (host["proxmox_vmid"], host["ansible_become"]) == (10001, False)
+    assert host["ansible_ssh_private_key_file"] == str(tmp_path / "id_ed25519")
+    assert order["env"]["HOME"] == str(directory / "home"), "the plugin reads ~/.ssh/known_hosts alone"
+    assert (directory / "home" / ".ssh" / "known_hosts").read_text() == "[127.0.0.1]:2222 ssh-ed25519 BBBB\n"
+    assert order["env"]["ANSIBLE_USE_PERSISTENT_CONNECTIONS"] == "1", "else an unknown key is a question that silence answers with yes"
+
+
+def test_through_the_node_the_lock_is_held_inside_the_container(node: AnsibleSettings) -> None:
+    directory, _, order = prepared(AnsibleRunner(node), play("bootstrap.yml"), None)
+    assert order["lock"][-2:] == [
+        "zlh-node@127.0.0.1",
+        "sudo -n /usr/sbin/pct exec 10001 -- flock -w 30 /run/lock/zlh-play sh -c 'echo locked; exec cat'",
+    ]
+    assert f"UserKnownHostsFile={directory}/home/.ssh/known_hosts" in order["lock"]
+    assert "StrictHostKeyChecking=yes" in order["lock"]
+
+
+def test_each_node_has_its_address(node: AnsibleSettings) -> None:
+    several = node.model_copy(update={"node_addresses": ("pve1=10.0.0.2", "pve2=10.0.0.3")})
+    _, groups, _ = prepared(AnsibleRunner(several, entrance="10.0.0.9"), play("bootstrap.yml"), None)
+    assert groups["zlh_game"]["hosts"]["zlh-game-10001"]["ansible_host"] == "10.0.0.2"
+    other = node.model_copy(update={"node_addresses": ("pve2=10.0.0.3",)})
+    with pytest.raises(MisconfiguredSetting, match="ZLH_ANSIBLE__NODE_ADDRESSES.*does not name pve1"):
+        prepared(AnsibleRunner(other), play("bootstrap.yml"), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"node_known_hosts": None}, "ZLH_ANSIBLE__NODE_KNOWN_HOSTS"),
+        ({"node_known_hosts": Path("/nowhere/known_hosts")}, "ZLH_ANSIBLE__NODE_KNOWN_HOSTS"),
+        ({"private_key": None}, "ZLH_ANSIBLE__PRIVATE_KEY"),
+    ],
+)
+def test_a_node_that_cannot_be_known_is_not_asked(node: AnsibleSettings, changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(MisconfiguredSetting, match=match):
+        prepared(AnsibleRunner(node.model_copy(update=changes)), play("bootstrap.yml"), None)
+    assert list(node.scratch_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../../evil.yml", "no_such.yml", "/etc/passwd", "deploy_agent.yml --limit all", ""])
