@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 FLEET ?= sim
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock check test test-lab lab-host soak bench demo clean
+.PHONY: help install lock check test test-lab lab-host soak bench demo agent clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,13 +28,14 @@ install: $(STAMP) ## the locked environment in .venv
 lock: $(UV_FILE) ## new lock files from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 agent/pyproject.toml -c requirements/run.txt -o requirements/agent.txt
 	echo uv | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 - -o requirements/uv.txt
 
 check: $(STAMP) ## format, lint, types, import contract, YAML, Ansible, shell
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+	PYTHONPATH=agent $(BIN)/lint-imports --no-logo
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/yamllint --strict .
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline --profile production --strict -q
 	$(BIN)/shellcheck .ci/run
@@ -62,6 +63,9 @@ bench: $(STAMP) ## measurements, as JSON and as a table
 
 demo: $(STAMP) ## the whole system, broken and healed before your eyes
 	$(BIN)/zlh demo --fleet $(FLEET)
+
+agent: $(STAMP) ## the agent as one file, in dist
+	$(BIN)/python agent/build.py --output dist
 
 clean: ## removes the environment and run-time state
 	rm -rf .venv .uv var dist

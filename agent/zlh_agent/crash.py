@@ -1,0 +1,32 @@
+"""Why the game died: a class for every end that nobody asked for. Pure; asked by ``supervisor``."""
+
+from __future__ import annotations
+
+import re
+
+from zlh_agent.unit import Exit
+
+_OOM = re.compile(r"java\.lang\.OutOfMemoryError|insufficient memory for the Java Runtime")
+_MISSING = re.compile(
+    r"which is missing|Missing or unsupported mandatory dependencies|requires .{1,200} but none is available|UnknownDependencyException"
+)
+_MOD = re.compile(
+    r"Mod resolution encountered|Mod resolution failed|FormattedException|Mixin apply .{0,200}failed|InvalidMixinException"
+    r"|Error occurred while enabling|Could not load '.{1,200}' in folder|Failed to load mod"
+)
+
+
+def classify(end: Exit, tail: tuple[str, ...], oom_killed: bool) -> str:
+    """``oom``, ``missing_dependency``, ``mod_or_plugin_error``, ``nonzero_exit`` or ``unexpected_exit``: the first that fits.
+
+    ``oom_killed``: the kernel killed something in the container for want of memory while it ran.
+    """
+    text = "\n".join(tail)
+    if end.oom or _OOM.search(text) or (oom_killed and (end.signal == 9 or end.code == 137)):
+        return "oom"
+    failed = bool(end.code or end.signal)
+    if failed and _MISSING.search(text):
+        return "missing_dependency"
+    if failed and _MOD.search(text):
+        return "mod_or_plugin_error"
+    return "nonzero_exit" if end.code else "unexpected_exit"

@@ -1,0 +1,62 @@
+"""What the supervisor must not forget when the agent ends, at whatever instruction: one small file, written whole. Used by ``supervisor``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from zlh_agent import durable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Operation:
+    """An order under way. ``phase`` is what it does: ending, asked (``stop`` was written to the console) or starting."""
+
+    job: str
+    kind: str
+    phase: str
+
+
+@dataclass(slots=True)
+class Record:
+    """``wanted`` is the last order's; ``boot`` and ``run`` are those of the game's last start, ``ready_at`` its readiness in monotonic seconds.
+    ``crashes`` are those in a row, ``due`` is when the next start after a crash is due (Unix seconds), ``error``: nobody starts it but on order."""
+
+    wanted: Literal["running", "stopped"] = "stopped"
+    operation: Operation | None = None
+    boot: str = ""
+    run: str = ""
+    ready_at: float | None = None
+    oom_kills: int = 0
+    crashes: int = 0
+    restarts: int = 0
+    due: float | None = None
+    error: bool = False
+    last_crash: dict[str, Any] | None = None
+
+
+def load(path: Path) -> Record:
+    """A file that cannot be read is put aside, and what runs is seen from the unit."""
+    try:
+        raw = json.loads(path.read_text())
+        operation = raw.pop("operation", None)
+        known = {f.name for f in fields(Record)}
+        record = Record(**{name: value for name, value in raw.items() if name in known})
+        record.operation = Operation(**operation) if operation else None
+    except FileNotFoundError:
+        return Record()
+    except (ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s cannot be read and is put aside: %s", path, error)
+        path.replace(path.with_suffix(".bad"))
+        return Record()
+    return record
+
+
+def save(path: Path, record: Record) -> None:
+    """On disk before it returns. Raises OSError."""
+    durable.write(path, json.dumps(asdict(record)))

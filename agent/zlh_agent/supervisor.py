@@ -1,0 +1,504 @@
+"""The one that decides whether the game runs. Orders come from ``routes``, crashes from the unit, boots and the agent's restarts from ``__main__``.
+
+Every start (manual, restart, autostart, crash recovery, resumption) is :meth:`Supervisor._start`, which ends at ready or at a classified failure.
+One operation at a time; the same order twice is one job. What is decided is on disk before it is done (:mod:`record`), so that the next agent
+carries on wherever this one was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from zlh_agent import host, record
+from zlh_agent.config import Game, NotPrepared, Supervision
+from zlh_agent.crash import classify
+from zlh_agent.jobs import Job, Jobs
+from zlh_agent.ping import Pong, accepts, ping
+from zlh_agent.record import Operation
+from zlh_agent.unit import CannotStart, Exit, Look, Unit, UnitError
+
+#: Seconds for which the last ping and the last look at the unit speak: many who ask at once cause one.
+FRESH_S = 1.0
+#: Seconds until a unit that could not be asked is asked again.
+AGAIN_S = 5.0
+#: Lines of output in a crash record, and characters in all.
+TAIL_LINES, TAIL = 30, 2000
+#: Times that a unit which came back by itself (something was left in its console) is ended again.
+ENDINGS = 3
+_log = logging.getLogger(__name__)
+Run = Callable[[Job], Coroutine[Any, Any, None]]
+
+
+class InProgress(Exception):
+    """Another operation is under way."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.id)
+        self.job = job
+
+
+class NotAttached(Exception):
+    """The agent has just begun and does not know yet what the game does."""
+
+
+class Failed(Exception):
+    """An operation ended otherwise than asked; the text begins with the class."""
+
+
+class Supervisor:
+    """``state`` is stopped, starting, running, stopping, crashed or error. ``prepared`` reads game.toml, ``unit_of`` makes its unit."""
+
+    def __init__(
+        self, settings: Supervision, jobs: Jobs, path: Path, prepared: Callable[[], Game], unit_of: Callable[[Game], Unit], boot: str = ""
+    ) -> None:
+        self._settings, self._jobs, self._path, self.prepared, self._unit_of = settings, jobs, path, prepared, unit_of
+        self._boot = boot or host.boot()
+        self._record = record.load(path)
+        self.state = "stopped"
+        self.live: Job | None = None
+        self._game: Game | None = None
+        self._unit: Unit | None = None
+        self._attached = False
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asking = asyncio.Lock()
+        self._pong, self._asked_at = Pong(False, "not asked yet"), float("-inf")
+
+    # What it says
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._record.ready_at if self.state == "running" and self._record.ready_at is not None else 0.0
+
+    @property
+    def restarts(self) -> int:
+        """Starts after crashes."""
+        return self._record.restarts
+
+    @property
+    def last_crash(self) -> dict[str, Any] | None:
+        return self._record.last_crash
+
+    async def look(self) -> Pong:
+        """Whether the game serves now. Who started it by hand is noticed here."""
+        async with self._asking:
+            if time.monotonic() - self._asked_at > FRESH_S:
+                await self._notice()
+                if self.state == "running":
+                    self._pong = await self._ping()
+                self._asked_at = time.monotonic()
+        if not self._attached:
+            return Pong(False, "the agent does not know yet what the game does")
+        return self._pong if self.state == "running" else Pong(False, f"the game is {self.state}")
+
+    async def _notice(self) -> None:
+        if self.live is None and self._attached and self.state in ("stopped", "crashed", "error") and self._prepare(quietly=True):
+            assert self._unit is not None
+            with contextlib.suppress(UnitError):
+                found = await self._unit.look()
+                if found.active and self.live is None:
+                    self._adopt()
+
+    # Orders
+
+    def start(self, by: str = "api") -> tuple[Job, bool]:
+        """``(job, whether it has an effect)``. Raises NotPrepared, NotAttached, InProgress, and OSError where the order cannot be remembered."""
+        self._prepare()
+        return self._order("start", by, "running", self.state in ("running", "starting"), self._start)
+
+    def stop(self, by: str = "api") -> tuple[Job, bool]:
+        ready = self._prepare(quietly=True)
+        return self._order("stop", by, "stopped", self.state == "stopped" or not ready, self._stop)
+
+    def restart(self, by: str = "api") -> tuple[Job, bool]:
+        self._prepare()
+        return self._order("restart", by, "running", False, self._restart)
+
+    def _order(self, kind: str, by: str, wanted: str, satisfied: bool, run: Run) -> tuple[Job, bool]:
+        """Job and wish are on disk, both or none, before anything is done."""
+        if self.live is not None:
+            if self.live.kind == kind:
+                return self.live, False
+            raise InProgress(self.live)
+        if not self._attached:
+            raise NotAttached("the agent has just started and does not know yet what the game does")
+        job, before = self._jobs.add(kind, by), copy.deepcopy(self._record)
+        self._record.wanted = "running" if wanted == "running" else "stopped"
+        self._record.operation = None if satisfied else Operation(job.id, kind, "starting" if kind == "start" else "ending")
+        if by == "api":
+            self._record.crashes, self._record.error = 0, self._record.error and satisfied
+        if by != "crash_recovery":
+            self._record.due = None
+        try:
+            record.save(self._path, self._record)
+        except OSError as error:
+            self._record = before
+            self._jobs.finish(job, "failed", f"not carried out: {error.strerror}")
+            raise
+        if satisfied:
+            self._cancel("recovery")
+            self._jobs.finish(job, "succeeded")
+            return job, False
+        self._carry(job, run)
+        return job, True
+
+    # From one agent to the next
+
+    async def attach(self) -> None:
+        """At the agent's start: takes up what its predecessor left, or what ran before the container's boot."""
+        while True:
+            try:
+                if await self._attach():
+                    return
+            except UnitError as error:
+                _log.warning("the game's unit does not say what it does, asking again: %s", error)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _attach(self) -> bool:
+        """False: ask again."""
+        if not self._prepare(quietly=True):
+            self._attached = True
+            if self._record.operation is not None:
+                await self._forget_operation("game.toml is gone")
+            return True
+        assert self._unit is not None
+        known, found = self._record, await self._unit.look()
+        self._attached = True
+        if known.operation is not None:
+            self._resume(known.operation)
+        elif found.active:
+            if known.run == found.run and known.ready_at is not None:
+                self._running(self._unit, found, known.ready_at)
+            else:
+                self._adopt()
+        elif known.wanted == "stopped":
+            self.state = "stopped"
+        elif known.error:
+            self.state = "error"
+        elif known.boot != self._boot:
+            self._begin("autostart")
+        elif known.due is not None:
+            self.state = "crashed"
+            self._recover()
+        elif known.ready_at is not None:
+            _log.warning("the game ended while no agent ran: %s", await self._crashed(self._unit, found))
+            self._recover_or_not()
+        else:
+            self._begin("autostart")
+        return True
+
+    def _resume(self, operation: Operation) -> None:
+        job = self._jobs.find(operation.job) or self._jobs.add(operation.kind, "resumed")
+        self._jobs.resume(job)
+        _log.info("%s (%s) goes on at %s", operation.kind, job.id, operation.phase)
+        over = operation.phase == "starting"
+        self._carry(job, self._stop if operation.kind == "stop" else self._start if over else self._restart)
+
+    async def _forget_operation(self, why: str) -> None:
+        operation, self._record.operation = self._record.operation, None
+        self._save()
+        if operation is not None and (job := self._jobs.find(operation.job)) is not None:
+            self._jobs.finish(job, "interrupted", why)
+
+    def _adopt(self) -> None:
+        """It runs and we did not start it, or did and were killed before we saw it ready. What is wanted stays as it is."""
+        self._begin("adopted", self._record.wanted)
+
+    def _begin(self, by: str, wanted: str = "running") -> None:
+        """A start that nobody is there to be told of."""
+        try:
+            self._order("start", by, wanted, False, self._start)
+        except (InProgress, NotPrepared, NotAttached, OSError) as error:
+            _log.error("the game is not started (%s): %s", by, error)
+            self._give_up("cannot_start", f"{by}: {error}")
+
+    async def close(self) -> None:
+        """The agent goes, the game stays. What is under way is taken up by the next."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # An operation
+
+    def _carry(self, job: Job, run: Run) -> None:
+        self._cancel("recovery")
+        self._record.due = None
+        self.live = job
+        self._spawn("operation", self._carried(job, run))
+
+    async def _carried(self, job: Job, run: Run) -> None:
+        state, outcome = "failed", "internal_error: see the agent's journal"
+        try:
+            await run(job)
+            state, outcome = "succeeded", ""
+        except Failed as failed:
+            outcome = str(failed)
+            _log.warning("%s: %s", job.kind, failed)
+        except UnitError as error:
+            outcome = f"unknown: {error}"
+            self._give_up("unknown", str(error))
+            _log.error("%s: %s", job.kind, error)
+        except Exception:  # noqa: BLE001 - an operation must end, whatever went wrong; the journal has it all
+            self._give_up("internal_error", "see the agent's journal")
+            _log.exception("%s failed", job.kind)
+        self.live, self._record.operation = None, None
+        self._save()
+        self._jobs.finish(job, state, outcome)
+        self._recover_or_not()
+
+    async def _restart(self, job: Job) -> None:
+        await self._stop(job)
+        await self._start(job)
+
+    # The one path of a start
+
+    async def _start(self, job: Job) -> None:
+        """Raises Failed, UnitError."""
+        game, unit = self._parts()
+        self._cancel("watch")
+        self.state = "starting"
+        self._enter(job, "starting")
+        found = await unit.look()
+        if not found.loaded:
+            raise self._cannot("not_prepared", f"there is no unit {game.unit}")
+        if not found.active:
+            found = await self._launch(game, unit)
+        if self._record.run != found.run:
+            self._record.run, self._record.ready_at = found.run, None
+        self._record.boot = self._boot
+        self._save()
+        self._jobs.enter(job, "waiting")
+        await self._until_ready(game, unit, found)
+        self._jobs.enter(job, "ready")
+        self._running(unit, found, self._record.ready_at or time.monotonic())
+
+    async def _launch(self, game: Game, unit: Unit) -> Look:
+        if await accepts(game.address, game.port, self._settings.ping_timeout_s):
+            raise self._cannot("port_in_use", f"something else already listens on {game.address} port {game.port}")
+        self._record.oom_kills = host.oom_kills()
+        try:
+            await unit.start()
+        except CannotStart as error:
+            raise self._cannot("cannot_start", str(error)) from error
+        return await unit.look()
+
+    async def _until_ready(self, game: Game, unit: Unit, found: Look) -> None:
+        """Raises Failed: it ended, or it did not answer in time."""
+        ends = max(found.since + game.ready_timeout_s, time.monotonic() + self._settings.poll_s)
+        ended = asyncio.create_task(unit.ended(found))
+        try:
+            while True:
+                pong = await self._ping()
+                if ended.done():
+                    ended.result()
+                    raise Failed(await self._crashed(unit, await self._settled(unit)))
+                if pong.ok:
+                    self._pong, self._asked_at = pong, time.monotonic()
+                    return
+                if time.monotonic() >= ends:
+                    tail = await unit.tail(found.run, TAIL_LINES)
+                    await self._end(game, unit)
+                    why = f"not ready within {game.ready_timeout_s:g} s: {pong.reason}"
+                    raise Failed(await self._crashed(unit, await unit.look(), "ready_timeout", why, tail))
+                await asyncio.wait({ended}, timeout=self._settings.poll_s)
+        finally:
+            ended.cancel()
+
+    def _running(self, unit: Unit, found: Look, ready_at: float) -> None:
+        self.state = "running"
+        self._record.run, self._record.boot, self._record.ready_at, self._record.error = found.run, self._boot, ready_at, False
+        self._save()
+        self._spawn("watch", self._watched(unit, found))
+
+    # The one path of a stop
+
+    async def _stop(self, job: Job) -> None:
+        """Raises Failed, UnitError."""
+        game, unit = self._parts()
+        self._cancel("watch")
+        self.state = "stopping"
+        for attempt in range(ENDINGS):
+            found = await unit.look()
+            if not found.active:
+                break
+            if not await self._end(game, unit, job, gently=attempt == 0):
+                self._record.ready_at = None
+                raise self._cannot("cannot_stop", f"{game.unit} outlives SIGKILL")
+            await asyncio.sleep(min(0.2, self._settings.poll_s))
+        self._jobs.enter(job, "stopped")
+        self.state = "stopped"
+        self._record.run, self._record.ready_at, self._record.error = "", None, False
+        self._save()
+
+    async def _end(self, game: Game, unit: Unit, job: Job | None = None, *, gently: bool = True) -> bool:
+        """``stop`` on the console, then TERM, then KILL, each with its time. False if even that did not end it.
+
+        A ``stop`` that an earlier agent may have written is not written again: what the game does not read would start its unit anew.
+        """
+        operation = self._record.operation
+        asked = operation is not None and operation.phase == "asked"
+        if gently:
+            if job is not None:
+                self._enter(job, "asked")
+            if (asked or unit.console("stop")) and await self._gone(unit, game.stop_timeout_s):
+                return True
+        for number, timeout_s in ((signal.SIGTERM, self._settings.term_timeout_s), (signal.SIGKILL, self._settings.kill_timeout_s)):
+            unit.drain()
+            await unit.signal(number)
+            if await self._gone(unit, timeout_s):
+                return True
+        return False
+
+    async def _gone(self, unit: Unit, timeout_s: float) -> bool:
+        """Whether no process of it is left within ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (found := await unit.look()).active:
+                    await unit.ended(found)
+                    unit.drain()
+                    if (await unit.look()).active:
+                        await asyncio.sleep(min(0.1, self._settings.poll_s))
+        except TimeoutError:
+            return False
+        return True
+
+    # Crashes
+
+    async def _watched(self, unit: Unit, found: Look) -> None:
+        while True:
+            try:
+                await unit.ended(found)
+                unit.drain()
+                now = await self._settled(unit)
+                if await unit.shutting_down():
+                    self.state = "stopped"  # the container goes down; what ran runs again after its boot
+                    return
+                if self.live is not None:
+                    return
+                if now.active:
+                    self._adopt()
+                    return
+                _log.warning("the game ended by itself: %s", await self._crashed(unit, now))
+            except UnitError as error:
+                _log.warning("the game's unit does not say what it does, asking again: %s", error)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if self.live is None:
+                self._recover_or_not()
+            return
+
+    async def _settled(self, unit: Unit) -> Look:
+        """The unit once its other processes are gone too, or as it is after a while."""
+        game, _ = self._parts()
+        ends = time.monotonic() + game.stop_timeout_s
+        while True:
+            found = await unit.look()
+            if not found.active or found.run != self._record.run or time.monotonic() > ends:
+                return found
+            await asyncio.sleep(min(0.1, self._settings.poll_s))
+
+    async def _crashed(self, unit: Unit, found: Look, kind: str = "", why: str = "", tail: tuple[str, ...] = ()) -> str:
+        """Records it and decides what follows: another try, or none. Returns the record's one line."""
+        known, end = self._record, found.exit or Exit()
+        now = time.monotonic()
+        up_s = max(0.0, now - known.ready_at) if known.ready_at is not None and known.boot == self._boot else 0.0
+        if not tail:
+            with contextlib.suppress(UnitError):
+                tail = await unit.tail(known.run, TAIL_LINES)
+        if not kind:
+            kind, why = classify(end, tail, host.oom_kills() > known.oom_kills), str(end)
+        known.crashes = 1 if up_s >= self._settings.settle_s else known.crashes + 1
+        known.last_crash = {
+            "class": kind, "at": time.time(), "count": known.crashes, "uptime_s": round(up_s, 3), "exit_code": end.code, "signal": end.signal,
+            "detail": why, "log_tail": "\n".join(tail[-TAIL_LINES:])[-TAIL:],
+        }  # fmt: skip
+        known.ready_at, known.run = None, ""
+        if known.wanted == "stopped" and self.live is None:
+            self.state = "stopped"  # a person started it by hand after having it stopped
+        elif found.active or known.crashes > len(self._settings.backoff_s):
+            self.state, known.error = "error", True
+        else:
+            self.state, known.due = "crashed", time.time() + self._settings.backoff_s[known.crashes - 1]
+        self._save()
+        return f"{kind}: {why}"
+
+    def _cannot(self, kind: str, why: str) -> Failed:
+        self._give_up(kind, why)
+        return Failed(f"{kind}: {why}")
+
+    def _give_up(self, kind: str, why: str) -> None:
+        """Trying again by ourselves would change nothing."""
+        self.state, self._record.error, self._record.due = "error", True, None
+        self._record.last_crash = {"class": kind, "at": time.time(), "count": self._record.crashes, "detail": why[:500]}
+        self._save()
+
+    def _recover_or_not(self) -> None:
+        if self.state == "crashed":
+            self._recover()
+
+    def _recover(self) -> None:
+        self._spawn("recovery", self._recovering())
+
+    async def _recovering(self) -> None:
+        """The pause is by the clock on the wall, so that it goes on over the agent's restart; a clock set back prolongs it by no more than itself."""
+        pause_s = max(self._settings.backoff_s, default=0.0)
+        if self._record.due is not None:
+            pause_s = min(pause_s, max(0.0, self._record.due - time.time()))
+        await asyncio.sleep(pause_s)
+        self._record.restarts += 1
+        del self._tasks["recovery"]  # the start must not cancel who asks for it
+        self._begin("crash_recovery")
+
+    # Small parts
+
+    def _prepare(self, *, quietly: bool = False) -> bool:
+        """Reads game.toml, unless an operation holds on to what it read. Raises NotPrepared, or says False."""
+        if self.live is not None:
+            return True
+        try:
+            game = self.prepared()
+        except NotPrepared:
+            if quietly:
+                return False
+            raise
+        if game != self._game or self._unit is None:
+            self._game, self._unit = game, self._unit_of(game)
+        return True
+
+    def _parts(self) -> tuple[Game, Unit]:
+        assert self._game is not None and self._unit is not None, "an operation begins with game.toml read"
+        return self._game, self._unit
+
+    def _enter(self, job: Job, phase: str) -> None:
+        self._jobs.enter(job, {"asked": "stopping"}.get(phase, phase))
+        if self._record.operation is not None:
+            self._record.operation.phase = phase
+        self._save()
+
+    def _save(self) -> None:
+        """What has happened already cannot be refused any more: a full disk is said, and the next save has it again."""
+        try:
+            record.save(self._path, self._record)
+        except OSError as error:
+            _log.error("%s cannot be written: %s", self._path, error)
+
+    async def _ping(self) -> Pong:
+        game, _ = self._parts()
+        return await ping(game.address, game.port, self._settings.ping_timeout_s)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._cancel(name)
+        self._tasks[name] = asyncio.create_task(work)
+
+    def _cancel(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
