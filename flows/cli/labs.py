@@ -1,4 +1,4 @@
-"""``zlh lab up|down|status|fault``: the simulated fleet by itself."""
+"""``zlh lab up|down|status|fault``: a fleet without Proxmox by itself, simulated or of real containers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import typer
 from flows.cli import output, session
 
 Dir = Annotated[Path | None, typer.Option("--dir", help="directory of its state; default: that of the zlh up which the settings come from")]
+Fleet = Annotated[
+    str | None, typer.Option("--fleet", help="sim: records, no root; lxc: real containers, as root on Debian; default: as the last time, else sim")
+]
 TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner; ct:<vmid>, node:<name>, dns:<name>; with --clear: a fault's id"
 MODES = (
     "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired; or what is done to the "
@@ -20,7 +23,9 @@ MODES = (
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(help="The simulated fleet: Proxmox, agents, proxy, DNS, Discord, artifacts.", no_args_is_help=True)
+    group = typer.Typer(
+        help="A fleet without Proxmox: its API, agents, proxy, DNS, Discord, artifacts; simulated, or on real containers.", no_args_is_help=True
+    )
     group.command("up")(up)
     group.command("down")(down)
     group.command("status")(status)
@@ -36,23 +41,23 @@ def _home(given: Path | None) -> Path:
     return (Path(env_file) if env_file else session.LOCAL_ENV).parent / "lab"
 
 
-def up(directory: Dir = None, json: output.Json = False) -> None:
-    """Start the fleet and print how the product reaches it."""
+def up(directory: Dir = None, fleet: Fleet = None, json: output.Json = False) -> None:
+    """Start the fleet and print how the product reaches it. The first start of real containers builds their image: 2 to 4 minutes."""
     from flows.cli.stack import PROJECT
     from flows.lab import launch
 
-    state = launch.up(_home(directory), project_dir=PROJECT)
+    state = launch.up(_home(directory), project_dir=PROJECT, fleet=fleet, say=None if json else output.text)
     if json:
         output.data(launch.status(_home(directory)))
         return
-    output.text(f"the lab runs (process {state.pid}); control API {state.control_url}")
+    output.text(f"the lab runs fleet {state.fleet} (process {state.pid}); control API {state.control_url}")
     for name, points in state.endpoints.items():
         output.text(f"  {name:<10}" + "  ".join(str(v) for v in points.values()))
     output.text("its settings for the product: zlh up uses them by itself")
 
 
 def down(directory: Dir = None, json: output.Json = False) -> None:
-    """End it; harmless when none runs."""
+    """End it; harmless when none runs. Of real containers nothing stays on the machine, not even after a kill."""
     from flows.lab import launch
 
     ended = launch.down(_home(directory))
@@ -67,7 +72,9 @@ def status(directory: Dir = None, json: output.Json = False) -> None:
     if json:
         output.data(found)
     elif found["running"]:
-        output.text(f"runs as process {found['pid']}: {found['containers']['running']} of {found['containers']['all']} containers run")
+        output.text(
+            f"fleet {found['fleet']} runs as process {found['pid']}: {found['containers']['running']} of {found['containers']['all']} containers run"
+        )
         output.table(found["faults"], ("id", "target", "mode", "call", "hits", "count"), "no faults armed")
     else:
         output.text("does not run: zlh lab up")

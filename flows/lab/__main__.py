@@ -1,13 +1,14 @@
 """``python -m flows.lab --config FILE.json``: starts every part, writes the state file when all listen, ends on SIGTERM or SIGINT.
 
-The world lives in memory: an end of the process is the end of every container. Exit 0: ended as asked · 1: a part could not
-start · 2: wrong usage or configuration · 3: a port is taken.
+The world lives in memory: an end of the process is the end of every container, in fleet ``lxc`` of the real ones.
+Exit 0: ended as asked · 1: a part could not start · 2: wrong usage or configuration · 3: a port is taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import importlib
 import json
@@ -15,32 +16,45 @@ import logging
 import os
 import signal
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput
-from flows.lab import launch
+from flows.lab import launch, needs
 from flows.lab.config import LabConfig, load
 from flows.lab.control import Control
 from flows.lab.faults import Faults
 from flows.lab.part import Part
+from flows.lab.substance import Records, Substance, SubstanceError
 from flows.lab.world import World
 
 log = logging.getLogger("flows.lab")
+
+
+def substance(config: LabConfig) -> Substance:
+    """What stands behind the containers of the configured fleet."""
+    if config.lxc is None:
+        return Records()
+    from flows.lab.lxc import Machines
+
+    return Machines(config.directory, IPv4Network(config.lxc.network), config.lxc.images)
 
 
 class Lab:
     """All parts of one lab in one event loop."""
 
     def __init__(self, config: LabConfig) -> None:
-        self.config, self.world, self.faults = config, World(), Faults()
+        self.config, self.world, self.faults = config, World(substance(config)), Faults()
         self.parts: dict[str, Part] = {}
         self.control = Control(config.control, self.world, self.faults, self.parts)
 
     async def start(self) -> None:
         """Everything listens when it returns. What did start is stopped again if something cannot."""
         try:
+            await self._prepare()
             for name in self.config.parts:
+                log.info("starting %s", name)
                 module = importlib.import_module(f"flows.lab.{name}")
                 self.parts[name] = await module.start(self.config, self.world, self.faults)
             await self.control.open()
@@ -48,16 +62,37 @@ class Lab:
             await self.stop()
             raise
 
+    async def _prepare(self) -> None:
+        """What takes long the first time: programs' wares, the containers' image. Fleet ``sim`` needs neither."""
+        wares = self.config.artifacts.directory
+        if self.config.fleet == "lxc":
+            needs.require()
+            if wares is not None and "artifacts" in self.config.parts:
+                from flows.lab.wares import prepare
+
+                log.info("preparing what the artifact server serves")
+                await asyncio.to_thread(prepare, wares, self.config.runner.project_dir)
+            log.info("preparing the containers' image and network")
+        await self.world.substance.open()
+
     async def stop(self) -> None:
+        """Every part, then what stands behind the containers; one that cannot end does not keep the others."""
         await self.control.stop()
-        for name in reversed(list(self.parts)):
-            await self.parts.pop(name).stop()
+        try:
+            for name in reversed(list(self.parts)):
+                try:
+                    await self.parts.pop(name).stop()
+                except Exception:
+                    log.exception("stopping %s", name)
+        finally:
+            await self.world.substance.close()
 
     def state(self) -> dict[str, Any]:
         """What the state file holds. No secret: those are in the configuration of whoever started the lab."""
         return {
             "pid": os.getpid(),
             "started": launch.start_ticks(os.getpid()),
+            "fleet": self.config.fleet,
             "control": self.control.site.url,
             "endpoints": {name: dict(part.endpoints) for name, part in self.parts.items()},
             "nodes": self._nodes(),
@@ -69,6 +104,7 @@ class Lab:
         return [
             {
                 "name": node.name,
+                "address": node.address,
                 "memory_mb": node.memory_mb,
                 "disk_gb": node.disk_gb,
                 "cores": node.cores,
@@ -97,7 +133,15 @@ async def run(config: LabConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     lab = Lab(config)
-    await lab.start()
+    starting, asked = asyncio.create_task(lab.start()), asyncio.create_task(ending.wait())
+    await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return
+    asked.cancel()
+    await starting
     try:
         write_state(config.state_file, lab.state())
         log.info("ready: control %s, parts %s", lab.control.site.url, ", ".join(lab.parts))
@@ -119,7 +163,7 @@ def main() -> int:
         return 2
     try:
         asyncio.run(run(config))
-    except (OSError, ImportError, AutomationError) as error:
+    except (OSError, ImportError, AutomationError, SubstanceError) as error:
         log.error("a part could not start: %s", error)
         return launch.PORT_TAKEN if getattr(error, "errno", None) == errno.EADDRINUSE else 1
     return 0

@@ -1,6 +1,7 @@
 """The lab's configuration, one JSON file: ``python -m flows.lab --config FILE.json``. Unknown fields are refused.
 
-Every ``bind`` is ``address:port`` on loopback; port 0 lets the system choose, and the state file says what it chose.
+Every ``bind`` is ``address:port`` on loopback; port 0 lets the system choose, and the state file says what it chose. With fleet ``lxc`` the
+artifact server listens on the address of the containers' bridge instead: they must reach it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -16,16 +17,25 @@ from flows.errors import BadInput
 
 
 def split_bind(value: str) -> tuple[str, int]:
-    """``"127.0.0.1:8006"`` → ``("127.0.0.1", 8006)``. Raises ValueError unless it is a loopback address with a port."""
+    """``"127.0.0.1:8006"`` → ``("127.0.0.1", 8006)``. Raises ValueError unless it is a literal address with a port."""
     host, separator, port = value.rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be address:port")
-    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
-        raise ValueError("must be a loopback address: the lab has no protection against strangers")
+    ipaddress.ip_address(host.strip("[]"))
     return host, int(port)
 
 
+def _is_loopback(bind: str) -> bool:
+    return ipaddress.ip_address(split_bind(bind)[0].strip("[]")).is_loopback
+
+
 def _bind(value: str) -> str:
+    if not _is_loopback(value):
+        raise ValueError("must be a loopback address: the lab has no protection against strangers")
+    return value
+
+
+def _literal(value: str) -> str:
     split_bind(value)
     return value
 
@@ -181,8 +191,9 @@ class DiscordConfig(Section):
 
 
 class ArtifactsConfig(Section):
-    bind: Bind = "127.0.0.1:0"
+    bind: Annotated[str, AfterValidator(_literal)] = Field("127.0.0.1:0", description="loopback, or the bridge's address of fleet lxc")
     directory: Path | None = Field(None, description="files served beside the lab's own; unset: only those")
+    builtin: bool | None = Field(None, description="whether the lab's made-up files are served; unset: with fleet sim alone")
 
 
 class RunnerConfig(Section):
@@ -190,9 +201,39 @@ class RunnerConfig(Section):
     task_s: Seconds = Field(0.2, description="seconds that each simulated task takes")
 
 
+class LxcConfig(Section):
+    """Real containers."""
+
+    network: str = Field(description="IPv4 network of the containers' bridge; the bridge has its first host address")
+    images: Path = Field(Path("/var/cache/zlh-lab/images"), description="where built images are kept from one lab to the next")
+
+    @field_validator("network")
+    @classmethod
+    def _roomy(cls, value: str) -> str:
+        network = ipaddress.ip_network(value)
+        if not isinstance(network, ipaddress.IPv4Network) or network.prefixlen > 28 or not network.is_private or network.is_loopback:
+            raise ValueError("must be a private IPv4 network of at least 16 addresses, like 10.213.7.0/24")
+        return value
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's own address."""
+        return str(ipaddress.IPv4Network(self.network)[1])
+
+
+class NodeSshConfig(Section):
+    """The node's side of ``pct``: an SSH server per node, on the node's address. Fleet lxc alone."""
+
+    port: int = Field(0, ge=0, le=65_535, description="of every node; 0: one free is chosen at start")
+    user: str = Field("zlh-node", pattern=r"^[a-z_][a-z0-9_-]{0,30}$")
+    key: Path | None = Field(None, description="the controller's private key; its .pub may log in; made when missing")
+
+
 class LabConfig(Section):
     """All of it. Parts that are missing from ``parts`` are not started."""
 
+    fleet: Literal["sim", "lxc"] = Field("sim", description="sim: containers are records; lxc: real ones, as root")
+    lxc: LxcConfig | None = Field(None, description="needed with fleet lxc")
     state_file: Path = Field(description="written, mode 0600, when every part is ready; removed at the end")
     parts: tuple[str, ...] = ("proxmox", "agents", "bridge", "dns", "discord", "artifacts", "runner")
     control: ControlConfig
@@ -203,6 +244,21 @@ class LabConfig(Section):
     discord: DiscordConfig = DiscordConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()
     runner: RunnerConfig = RunnerConfig()
+    node: NodeSshConfig = NodeSshConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabConfig:
+        if (self.fleet == "lxc") != (self.lxc is not None):
+            raise ValueError("lxc: belongs to fleet lxc, which needs it")
+        host = split_bind(self.artifacts.bind)[0]
+        if not _is_loopback(self.artifacts.bind) and (self.lxc is None or host != self.lxc.gateway):
+            raise ValueError("artifacts.bind: must be a loopback address, or with fleet lxc the bridge's")
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """Where this lab keeps what is its own."""
+        return self.state_file.parent
 
 
 DEFAULT_RIGHTS: dict[str, tuple[str, ...]] = {

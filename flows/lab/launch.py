@@ -17,15 +17,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.errors import AutomationError, BadInput, Busy, DeadlineExceeded, Unreachable
-from flows.lab import deeds, wiring
+from flows.errors import AutomationError, BadInput, Busy, Conflict, DeadlineExceeded, Unreachable
+from flows.lab import deeds, needs, wiring
 
 READY_S, END_S = 30.0, 10.0
+#: The same for real containers: the first start builds an image of a whole Debian; the end stops every container.
+LXC_READY_S, LXC_END_S = 1_200.0, 60.0
 #: Exit status of a lab whose port is somebody else's.
 PORT_TAKEN = 3
 #: Binds of the configuration, and the endpoint whose port they keep from one run to the next.
@@ -49,6 +51,11 @@ class State:
     endpoints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     nodes: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def fleet(self) -> str:
+        """``sim`` or ``lxc``."""
+        return str(self.config.get("fleet", "sim"))
 
 
 def start_ticks(pid: int) -> int | None:
@@ -80,30 +87,49 @@ def up(
     backends_url: str = "",
     backends_token: str = "",
     overrides: Mapping[str, Any] | None = None,
-    deadline_s: float = READY_S,
+    fleet: str | None = None,
+    deadline_s: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> State:
     """Starts the lab, or finds it running, and returns when it is ready. ``backends_url`` is where the proxy bridge asks for its backends.
 
     ``overrides`` are merged into the configuration of a lab that is started. Secrets and ports are kept from one run to the next.
-    Raises Busy (somebody else starts or ends it now), DeadlineExceeded or AutomationError with the end of its log.
+    ``fleet`` is ``sim`` or ``lxc``; None: that of the directory's last lab, or ``sim``. ``say`` hears of the progress, a line at a time.
+    Whatever a killed predecessor of fleet ``lxc`` left on the machine is removed first.
+    Raises Busy (somebody else starts or ends it now), Conflict (a lab of the other fleet runs here), Permanent (this machine lacks something),
+    DeadlineExceeded or AutomationError with the end of its log.
     """
     directory = directory.resolve()
+    if fleet not in (None, "sim", "lxc"):
+        raise BadInput("fleet", fleet, why="there is no such fleet", remedy="choose sim or lxc")
+    fleet = fleet or _fleet(directory) or "sim"
+    if fleet == "lxc":
+        needs.require()
+    deadline_s = deadline_s or (LXC_READY_S if fleet == "lxc" else READY_S)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _starting(directory) as lock:
         if lock is None:
-            state = _wait_ready(directory, None, deadline_s)
+            state = _wait_ready(directory, None, deadline_s, say)
+            if state.fleet != fleet:
+                raise Conflict(
+                    f"the lab in {directory}", why=f"runs fleet {state.fleet}, not {fleet}", remedy="end it: zlh lab down; or name another --dir"
+                )
             _point_bridge(state, backends_url, backends_token)
             return state
-        config = _configuration(directory, project_dir, backends_url, backends_token, overrides or {})
+        _clean(directory, say)
+        config = _configuration(directory, fleet, project_dir, backends_url, backends_token, overrides or {})
         for attempt in (1, 2):
             _write(directory / "config.json", config)
             (directory / "state.json").unlink(missing_ok=True)
             process = _spawn(directory, lock)
             try:
-                state = _wait_ready(directory, process, deadline_s)
+                state = _wait_ready(directory, process, deadline_s, say)
                 break
-            except AutomationError:
-                _end(process.pid)
+            except BaseException as error:
+                _end(process.pid, _end_s(directory))
+                _clean(directory, say)
+                if not isinstance(error, AutomationError):
+                    raise
                 if attempt == 2 or process.returncode != PORT_TAKEN:
                     raise
                 _any_port(config)  # somebody took a port that was ours in the last run
@@ -113,11 +139,12 @@ def up(
 
 
 def down(directory: Path) -> bool:
-    """Ends the lab: TERM, then KILL; also one whose launcher was killed. True if one ran; harmless otherwise."""
+    """Ends the lab: TERM, then KILL; also one whose launcher was killed. True if one ran; harmless otherwise. Of fleet ``lxc`` nothing
+    stays on the machine, not even of a lab that was killed."""
     directory = directory.resolve()
     if not directory.is_dir():
         return False
-    deadline = time.monotonic() + END_S
+    deadline = time.monotonic() + _end_s(directory)
     pid = _pid(directory)
     while pid is None and _held(directory):  # started a moment ago: it has not said yet who it is
         if time.monotonic() > deadline:
@@ -125,10 +152,14 @@ def down(directory: Path) -> bool:
         time.sleep(0.05)
         pid = _pid(directory)
     if pid is not None:
-        _end(pid)
+        _end(pid, _end_s(directory))
     _reap()
-    for name in ("state.json", "lab.pid"):
-        (directory / name).unlink(missing_ok=True)
+    with _starting(directory) as lock:
+        if lock is not None:  # else somebody starts one now: what is here is theirs
+            cleaned = _clean(directory)
+            for name in ("state.json", "lab.pid"):
+                (directory / name).unlink(missing_ok=True)
+            return pid is not None or cleaned
     return pid is not None
 
 
@@ -142,6 +173,7 @@ def status(directory: Path) -> dict[str, Any]:
     containers = [c for c in live["containers"].values() if not c["template"]]
     return {
         "running": True,
+        "fleet": state.fleet,
         "directory": str(state.directory),
         "pid": state.pid,
         "control": state.control_url,
@@ -206,10 +238,24 @@ def env(state: State) -> dict[str, str]:
 # ── the configuration ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _configuration(directory: Path, project_dir: Path, url: str, token: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    config = wiring.generated(directory)
+def _fleet(directory: Path) -> str | None:
+    """Of the directory's last lab."""
+    try:
+        return str(_read(directory / "config.json").get("fleet", "sim"))
+    except (OSError, ValueError):
+        return None
+
+
+def _end_s(directory: Path) -> float:
+    return LXC_END_S if _fleet(directory) == "lxc" else END_S
+
+
+def _configuration(directory: Path, fleet: str, project_dir: Path, url: str, token: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    config = wiring.generated(directory, fleet)
     with contextlib.suppress(OSError, ValueError):  # none yet, or half written by a predecessor: generated anew
-        wiring.merge(config, _read(directory / "config.json"))
+        kept = _read(directory / "config.json")
+        if kept.get("fleet", "sim") == fleet:
+            wiring.merge(config, kept)
     wiring.merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
     wiring.merge(config, {"proxmox": {"ca_dir": str(directory / "proxmox-ca")}, "bridge": {"backends_url": url, "backends_token": token}})
     return wiring.merge(config, overrides)
@@ -223,19 +269,23 @@ def _keep_ports(config: dict[str, Any], state: State) -> None:
     """The next run listens where this one did, so that settings which name the ports stay true."""
     for part, (bind, endpoint) in _BINDS.items():
         if part in state.endpoints:
-            config[part][bind] = f"127.0.0.1:{_port(state.endpoints[part][endpoint])}"
+            host = str(config[part][bind]).rpartition(":")[0]
+            config[part][bind] = f"{host}:{_port(state.endpoints[part][endpoint])}"
     config["control"]["bind"] = f"127.0.0.1:{_port(state.control_url)}"
     if "bridge" in state.endpoints:
         config["bridge"]["players_bind"] = state.endpoints["bridge"]["players"]
-    if "agents" in state.endpoints:
-        config["agents"]["port"] = int(state.endpoints["agents"]["port"])
+    for part in ("agents", "node"):
+        if part in state.endpoints:
+            config[part]["port"] = int(state.endpoints[part]["port"])
 
 
 def _any_port(config: dict[str, Any]) -> None:
     for part, (bind, _) in _BINDS.items():
-        config[part][bind] = "127.0.0.1:0"
+        config[part][bind] = f"{str(config[part][bind]).rpartition(':')[0]}:0"
     config["control"]["bind"] = config["bridge"]["players_bind"] = "127.0.0.1:0"
-    config["agents"]["port"] = 0
+    if config.get("fleet", "sim") == "sim":
+        config["agents"]["port"] = 0
+    config.setdefault("node", {})["port"] = 0
 
 
 def _point_bridge(state: State, url: str, token: str) -> None:
@@ -279,6 +329,18 @@ def _starting(directory: Path) -> Iterator[int | None]:
 def _held(directory: Path) -> bool:
     with _starting(directory) as lock:
         return lock is None
+
+
+def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
+    """Removes what a lab of real containers in this directory left on the machine; the caller holds the lock. True if there was anything."""
+    if _fleet(directory) != "lxc":
+        return False
+    from flows.lab import lxc, node
+
+    removed = [*node.clean(directory), *lxc.clean(directory)]
+    if removed and say is not None:
+        say(f"removed what an earlier lab left: {', '.join(removed)}")
+    return bool(removed)
 
 
 #: Children of this process, so that they can be reaped.
@@ -331,10 +393,33 @@ def _tail(directory: Path, lines: int = 12) -> str:
         return ""
 
 
-def _wait_ready(directory: Path, process: subprocess.Popen[bytes] | None, deadline_s: float) -> State:
+class _Progress:
+    """Tells what the lab writes into its log from now on: the messages, without their head."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None] | None) -> None:
+        self._path, self._say = directory / "lab.log", say
+        self._at = self._path.stat().st_size if self._path.exists() else 0
+
+    def tell(self) -> None:
+        if self._say is None:
+            return
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            file.seek(self._at)
+            new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._at += len(whole)
+            for line in whole.decode(errors="replace").splitlines():
+                fields = line.split(" ", 4)  # date, time, level, logger, message
+                if len(fields) == 5 and fields[2] == "INFO" and fields[3].startswith("flows.lab"):
+                    self._say(fields[4])
+
+
+def _wait_ready(directory: Path, process: subprocess.Popen[bytes] | None, deadline_s: float, say: Callable[[str], None] | None = None) -> State:
     """Polls until the state file names the living lab. ``process`` None: somebody else started it."""
     what, deadline = f"starting the lab in {directory}", time.monotonic() + deadline_s
+    progress = _Progress(directory, say)
     while True:
+        progress.tell()
         with contextlib.suppress(Unreachable, ValueError, KeyError):
             return load(directory)
         if process is not None and process.poll() is not None:
@@ -346,10 +431,10 @@ def _wait_ready(directory: Path, process: subprocess.Popen[bytes] | None, deadli
         time.sleep(0.05)
 
 
-def _end(pid: int) -> None:
+def _end(pid: int, end_s: float = END_S) -> None:
     """TERM, KILL after a grace; returns when that process is gone. Its start time guards against a pid that was handed on."""
     started = start_ticks(pid)
-    for number, grace_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, 5.0)):
+    for number, grace_s in ((signal.SIGTERM, end_s), (signal.SIGKILL, 5.0)):
         if started is None or start_ticks(pid) != started:
             break
         with contextlib.suppress(ProcessLookupError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from flows.lab.world import LabContainer
+if TYPE_CHECKING:
+    from flows.lab.world import LabContainer
 
 
 class SubstanceError(Exception):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import ipaddress
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from flows.errors import Permanent
 
 #: The product's channels, in the order of its settings.
 CHANNELS = {
@@ -19,8 +23,58 @@ CHANNELS = {
 }
 
 
-def generated(directory: Path) -> dict[str, Any]:
+#: Where labs of real containers choose their network, one /24 each.
+NETWORKS = ipaddress.IPv4Network("10.213.0.0/16")
+#: Memory of a container in MiB, of a node's in all, and what a clone of real files takes: nothing is waited for on top of the work itself.
+LXC_MEMORY_MB, LXC_NODE_MEMORY_MB = 512, 16_384
+LXC_TIMINGS = dict.fromkeys(("clone_s", "start_s", "stop_s", "shutdown_s", "destroy_s", "snapshot_s"), 0.0) | {"storage_lock_wait_s": 60.0}
+
+
+def generated(directory: Path, fleet: str = "sim") -> dict[str, Any]:
     """Everything that needs a value of its own; the rest are the program's defaults."""
+    config = _generated(directory)
+    if fleet == "sim":
+        return config
+    network = free_network(directory)
+    nodes = [{"name": f"pve{n}", "address": f"127.0.0.{n}", "memory_mb": LXC_NODE_MEMORY_MB} for n in (1, 2)]
+    templates = [
+        {"vmid": vmid, "node": node, "flavor": flavor, "memory_mb": LXC_MEMORY_MB}
+        for vmid, node, flavor in ((9000, "pve1", "fabric"), (9001, "pve1", "dev"), (9010, "pve2", "fabric"), (9011, "pve2", "dev"))
+    ]
+    config |= {
+        "fleet": fleet,
+        "lxc": {"network": str(network)},
+        "parts": ["proxmox", "agents", "bridge", "dns", "discord", "artifacts", "node"],
+        "artifacts": {"bind": f"{network[1]}:0", "directory": str(directory / "wares")},
+        "node": {"key": str(directory / "controller_ed25519")},
+    }
+    config["proxmox"] |= {"nodes": nodes, "templates": templates, "timings": LXC_TIMINGS}
+    config["agents"] = {"port": 18_888}
+    return config
+
+
+def free_network(directory: Path) -> ipaddress.IPv4Network:
+    """A network of this directory's own, another where the machine has a route into it already. Raises Permanent where none is left."""
+    choices = list(NETWORKS.subnets(new_prefix=24))
+    first = int.from_bytes(hashlib.sha256(str(directory).encode()).digest()[:4], "big") % len(choices)
+    taken = [route for route in _routes() if route.prefixlen]
+    for network in choices[first:] + choices[:first]:
+        if not any(network.overlaps(route) for route in taken):
+            return network
+    raise Permanent("choosing a network for the lab's containers", why=f"every one in {NETWORKS} is routed", remedy="name one: lxc.network")
+
+
+def _routes() -> list[ipaddress.IPv4Network]:
+    """The machine's IPv4 routes."""
+    found = []
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        fields = line.split()
+        address, mask = (int.from_bytes(bytes.fromhex(fields[n]), "little") for n in (1, 7))
+        found.append(ipaddress.IPv4Network((address, mask.bit_count())))
+    return found
+
+
+def _generated(directory: Path) -> dict[str, Any]:
     hook = 1_400_000_000_000_000_000
     return {
         "state_file": str(directory / "state.json"),
@@ -65,7 +119,6 @@ def env(config: Mapping[str, Any], points: Mapping[str, Mapping[str, str]], cont
     token = config["proxmox"]["tokens"][0]
     player_host, _, player_port = points["bridge"]["players"].rpartition(":")
     hooks = {f"ZLH_NOTIFY__{key.upper()}": config["discord"]["webhooks"][channel] for key, channel in CHANNELS.items()}
-    pool = points["agents"]["pool"]
     return {
         "ZLH_PROXMOX__HOST": points["proxmox"]["address"],
         "ZLH_PROXMOX__USER": token["user"],
@@ -86,11 +139,35 @@ def env(config: Mapping[str, Any], points: Mapping[str, Mapping[str, str]], cont
         "ZLH_DNS__TSIG_ALGORITHM": config["dns"]["tsig_algorithm"],
         "ZLH_NOTIFY__BASE_URL": points["discord"]["webhooks"],
         **hooks,
+        "ZLH_ARTIFACTS__URL": points["artifacts"]["url"],
+        **(_real(config, points) if config.get("fleet") == "lxc" else _simulated(points, control)),
+    }
+
+
+def _simulated(points: Mapping[str, Mapping[str, str]], control: tuple[str, str]) -> dict[str, str]:
+    pool = points["agents"]["pool"]
+    return {
         "ZLH_ANSIBLE__RUNNER": "lab",
         "ZLH_ANSIBLE__LAB_URL": control[0],
         "ZLH_ANSIBLE__LAB_TOKEN": control[1],
-        "ZLH_ARTIFACTS__URL": points["artifacts"]["url"],
         "ZLH_NETWORK__POOL": pool,
         "ZLH_NETWORK__GATEWAY": pool.split("/")[0].rpartition(".")[0] + ".1",
         "ZLH_NETWORK__CONTROL_ADDRESSES": "127.0.0.1",
+    }
+
+
+def _real(config: Mapping[str, Any], points: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Containers on a bridge of this machine, whose address is the controller's; Ansible itself, by SSH."""
+    gateway = str(ipaddress.IPv4Network(config["lxc"]["network"])[1])
+    node = points["node"]
+    return {
+        "ZLH_ANSIBLE__RUNNER": "ansible",
+        "ZLH_ANSIBLE__PRIVATE_KEY": node["private_key"],
+        "ZLH_ANSIBLE__NODE_USER": node["user"],
+        "ZLH_ANSIBLE__NODE_PORT": node["port"],
+        "ZLH_ANSIBLE__NODE_KNOWN_HOSTS": node["known_hosts"],
+        "ZLH_ANSIBLE__NODE_ADDRESSES": node["addresses"],
+        "ZLH_NETWORK__POOL": config["lxc"]["network"],
+        "ZLH_NETWORK__GATEWAY": gateway,
+        "ZLH_NETWORK__CONTROL_ADDRESSES": gateway,
     }

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.lab.substance import Records, Substance
+
 
 @dataclass
 class LabAgent:
@@ -84,9 +86,11 @@ Listener = Callable[[int], Awaitable[None]]
 
 
 class World:
-    """All of it. A part that changes a container calls :meth:`changed`; parts that care have subscribed."""
+    """All of it. A part that changes a container calls :meth:`changed`; parts that care have subscribed. ``substance`` is what stands
+    behind the containers' records."""
 
-    def __init__(self) -> None:
+    def __init__(self, substance: Substance | None = None) -> None:
+        self.substance: Substance = Records() if substance is None else substance
         self.nodes: dict[str, LabNode] = {}
         self.containers: dict[int, LabContainer] = {}
         self._listeners: list[Listener] = []

@@ -14,6 +14,7 @@ Not simulated: HA, migration, vzdump and restore, virtual machines, pending chan
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from flows.lab.proxmox.face import Face
 from flows.lab.proxmox.rights import Identity
 from flows.lab.proxmox.tasks import Task
 from flows.lab.serving import Site
+from flows.lab.substance import SubstanceError
 from flows.lab.world import LabContainer, World, describe
 
 #: Who acts when somebody works behind the controller's back.
@@ -90,18 +92,28 @@ class Proxmox:
     async def _person(self, op: str, container: LabContainer) -> None:
         """A finished task of root@pam, and its effect, whatever the lock."""
 
+        substance = self.cluster.substance
+
         async def body(task: Task) -> None:
-            if op == "start":
-                container.start()
-            else:
-                container.stop()
-            if op == "destroy":
-                self.cluster.world.containers.pop(container.vmid, None)
-            await self.cluster.world.changed(container.vmid)
+            async with self.cluster.config_lock(container.vmid):
+                await self.cluster.refresh_held(container)
+                if op == "start":
+                    if container.status != "running":
+                        await substance.start(container)
+                    container.start()
+                else:
+                    await substance.stop(container)
+                    container.stop()
+                if op == "destroy":
+                    await substance.destroy(container)
+                    self.cluster.world.containers.pop(container.vmid, None)
+                await self.cluster.world.changed(container.vmid)
 
         task = self.cluster.tasks.spawn(container.node, f"vz{op}", str(container.vmid), PERSON, body)
         if task.job is not None:
             await task.job
+        if task.status != "OK":
+            raise PartError(f"{op}: {task.status}")
 
     async def _node(self, op: str, name: str) -> dict[str, Any]:
         """A node that goes down takes its containers and tasks with it; at its return those with ``onboot`` start."""
@@ -114,10 +126,16 @@ class Proxmox:
                 if task.node == name and task.job is not None:
                     task.dies = True
                     task.job.cancel()
+            await asyncio.gather(*(t.job for t in self.cluster.tasks.running() if t.node == name and t.job is not None), return_exceptions=True)
         for container in list(self.cluster.on(name)) if changing else []:
             if op == "down":
+                await self.cluster.substance.stop(container)
                 container.stop()
             elif container.config.get("onboot") and not container.lock and not container.template:
+                try:
+                    await self.cluster.substance.start(container)
+                except SubstanceError as error:
+                    raise PartError(f"{container.vmid}: {error}") from error
                 container.start()
             await self.cluster.world.changed(container.vmid)
         return {"node": name, "online": node.online}
@@ -126,6 +144,7 @@ class Proxmox:
 async def start(config: LabConfig, world: World, faults: Faults) -> Proxmox:
     """Listens when it returns. Raises OSError where the address is taken."""
     cluster = Cluster(config.proxmox, world, faults)
+    await cluster.open()
     host, port = split_bind(config.proxmox.bind)
     names = ["localhost", *(n.name for n in config.proxmox.nodes)]
     certificate = tls.make(config.proxmox.ca_dir, [host, "127.0.0.1", *(n.address for n in config.proxmox.nodes)], names)

@@ -70,6 +70,7 @@ def _storages(call: Call) -> list[dict[str, Any]]:
 
 @route("GET", "/cluster/resources", params={"type": P(enum=("vm", "storage", "node", "sdn"))}, partial=True)
 async def resources(call: Call) -> Any:
+    await call.cluster.refresh(call.cluster.world.containers.values())
     wanted = call.params.get("type")
     answer: list[dict[str, Any]] = []
     if wanted in (None, "vm"):

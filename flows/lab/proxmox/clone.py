@@ -11,6 +11,7 @@ from flows.lab.proxmox.errors import PveError, TaskError
 from flows.lab.proxmox.params import BOOL, CONFIG_ID, STORAGE, TEXT, VMID, P, dns_name, node_name
 from flows.lab.proxmox.routing import Call, route
 from flows.lab.proxmox.tasks import Task
+from flows.lab.substance import SubstanceError
 from flows.lab.world import LabContainer
 
 _PARAMS = {
@@ -83,9 +84,10 @@ async def clone(call: Call) -> Any:
     async def body(task: Task) -> None:
         try:
             await _work(task)
-        except (TaskError, PveError, asyncio.CancelledError) as error:
+        except (TaskError, PveError, SubstanceError, asyncio.CancelledError) as error:
             if not task.dies and cluster.world.containers.get(newid) is container:
-                del cluster.world.containers[newid]
+                await cluster.substance.destroy(container)
+                cluster.world.containers.pop(newid, None)
                 await call.changed(newid)
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -101,6 +103,7 @@ async def clone(call: Call) -> Any:
             task.say(f"create {'full' if full else 'linked'} clone of mountpoint rootfs ({str(source.config['rootfs']).split(',')[0]})")
             await call.changed(newid)
             await task.work(cluster.times.clone_s)
+            await cluster.substance.clone(source, container, call.params.get("snapname"))
         if cluster.world.containers.get(newid) is not container or container.lock != "create":
             raise TaskError("Lost 'create' config lock, aborting.")
         container.lock, container.node = None, target

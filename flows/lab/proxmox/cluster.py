@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from flows.lab.config import ProxmoxConfig, StorageConfig, TemplateConfig
@@ -15,6 +15,7 @@ from flows.lab.proxmox import guest
 from flows.lab.proxmox.auth import Auth
 from flows.lab.proxmox.errors import PveError
 from flows.lab.proxmox.tasks import Tasks
+from flows.lab.substance import Substance
 from flows.lab.world import LabContainer, LabNode, World
 
 ARCHIVE = "debian-13-standard_13.1-2_amd64.tar.zst"
@@ -55,6 +56,16 @@ class Cluster:
             config["tags"] = guest.tag_list(";".join(template.tags))
         return LabContainer(template.vmid, template.node, template=True, config=config)
 
+    @property
+    def substance(self) -> Substance:
+        """What stands behind the records."""
+        return self.world.substance
+
+    async def open(self) -> None:
+        """What stands behind the templates. Raises SubstanceError."""
+        for template in self.config.templates:
+            await self.substance.template(self.world.containers[template.vmid], template.flavor)
+
     # ── nodes and quorum ────────────────────────────────────────────────────────────────────────────
     @property
     def entrance(self) -> str:
@@ -77,6 +88,28 @@ class Cluster:
         if container is None or container.node != node:
             raise PveError(500, f"Configuration file 'nodes/{node}/lxc/{vmid}.conf' does not exist")
         return container
+
+    async def refresh(self, containers: Iterable[LabContainer]) -> None:
+        """Brings records in line with what really runs: a container may have died, or been halted from inside. One whose lock file is
+        held is left to its holder. Raises SubstanceError."""
+        asked = [c for c in containers if not c.template and not self._locks[self._config_file(c.vmid)].locked()]
+        found = await asyncio.gather(*(self.substance.running(c) for c in asked))
+        for container, running in zip(asked, found, strict=True):
+            if self.world.containers.get(container.vmid) is container and not self._locks[self._config_file(container.vmid)].locked():
+                await self._found(container, running)
+
+    async def refresh_held(self, container: LabContainer) -> None:
+        """The same for the holder of its lock file."""
+        await self._found(container, await self.substance.running(container))
+
+    async def _found(self, container: LabContainer, running: bool) -> None:
+        if running == (container.status == "running"):
+            return
+        if running:
+            container.start()
+        else:
+            container.stop()
+        await self.world.changed(container.vmid)
 
     def check_lock(self, container: LabContainer, *allowed: str) -> None:
         """Raises PveError 500; in a task the same text becomes its end."""
@@ -103,7 +136,11 @@ class Cluster:
 
     def config_lock(self, vmid: int) -> contextlib.AbstractAsyncContextManager[None]:
         """The lock file of a configuration, held for the length of a change or of a start."""
-        return self._locked(f"/run/lock/lxc/pve-config-{vmid}.lock", self.times.lock_wait_s)
+        return self._locked(self._config_file(vmid), self.times.lock_wait_s)
+
+    @staticmethod
+    def _config_file(vmid: int) -> str:
+        return f"/run/lock/lxc/pve-config-{vmid}.lock"
 
     def storage_lock(self, node: str, storage: str) -> contextlib.AbstractAsyncContextManager[None]:
         """One per storage of a node, or of the cluster where it is shared."""

@@ -13,6 +13,7 @@ from flows.lab.proxmox.errors import PveError
 from flows.lab.proxmox.params import BOOL, CONFIG_ID, TEXT, P
 from flows.lab.proxmox.routing import Call, route
 from flows.lab.proxmox.tasks import Task
+from flows.lab.substance import SubstanceError
 from flows.lab.world import LabContainer
 
 _ANY = ("/vms/{vmid}", "any", "VM.Config.Disk", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options")
@@ -79,6 +80,7 @@ async def change(call: Call) -> Any:
             if key.startswith("net"):
                 call.cluster.check_bridge(call.identity, str(value))
         lock = given.pop("lock", None)
+        before = dict(container.config)
         for key in deletions:
             container.config.pop(key, None)
         for key, value in given.items():
@@ -86,6 +88,11 @@ async def change(call: Call) -> Any:
                 container.config.pop(key, None)
             else:
                 container.config[key] = value
+        try:
+            await call.cluster.substance.configure(container)
+        except SubstanceError:
+            container.config = before
+            raise
         container.lock = lock or container.lock
     await call.changed()
     return None
@@ -123,9 +130,15 @@ async def resize(call: Call) -> Any:
             now = call.container()
             call.cluster.check_lock(now)
             await task.work(0.05)
+            before = now.config[disk]
             now.config[disk] = f"{volume['volume']}," + ",".join(
                 f"{k}={v}" for k, v in {**volume, "size": guest.size_text(new)}.items() if k != "volume"
             )
+            try:
+                await call.cluster.substance.configure(now)
+            except SubstanceError:
+                now.config[disk] = before
+                raise
         await call.changed()
 
     return call.spawn("resize", body)

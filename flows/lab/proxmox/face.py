@@ -22,6 +22,7 @@ from flows.lab.proxmox.errors import PveError
 from flows.lab.proxmox.params import verify
 from flows.lab.proxmox.rights import Identity
 from flows.lab.proxmox.routing import Answer, Call, Route, find
+from flows.lab.substance import SubstanceError
 
 log = logging.getLogger(__name__)
 PREFIX = "/api2/json"
@@ -58,6 +59,8 @@ class Face:
         except PveError as error:
             await asyncio.sleep(error.delay_s)
             response = self._refusal(error)
+        except SubstanceError as error:
+            response = self._refusal(PveError(500, str(error)))
         except Exception as error:  # the face's boundary: a defect of the lab must answer as Proxmox's own defects do, and be seen
             log.exception("%s", text)
             response = self._refusal(PveError(500, f"lab defect: {error!r}"))

@@ -19,17 +19,20 @@ from flows.lab.world import LabContainer
 async def listing(call: Call) -> Any:
     if silent_node(call) == call.node:
         raise PveError(596, "Connection timed out", bare=True)
+    await call.cluster.refresh(call.cluster.on(call.node))
     return [{"type": "lxc", **container_view(c)} for c in call.cluster.on(call.node) if call.identity.may(f"/vms/{c.vmid}", "VM.Audit")]
 
 
 @route("GET", "/nodes/{node}/lxc/{vmid}/status/current", ("/vms/{vmid}", "VM.Audit"))
 async def current(call: Call) -> Any:
+    await call.cluster.refresh([call.container()])
     return {"type": "lxc", **container_view(call.container()), "ha": {"managed": 0}}
 
 
 @route("GET", "/nodes/{node}/lxc/{vmid}/interfaces", ("/vms/{vmid}", "VM.Audit"))
 async def interfaces(call: Call) -> Any:
     container = call.container()
+    await call.cluster.refresh([container])
     if container.status != "running":
         return []
     found = [_interface("lo", "00:00:00:00:00:00", "127.0.0.1/8")]
@@ -139,16 +142,19 @@ async def destroy(call: Call) -> Any:
             raise PveError(500, f"unable to destroy CT {vmid} - container is running")
         return container
 
+    await cluster.refresh([call.container()])
     refuse_unless_allowed()
 
     async def body(task: Task) -> None:
         async with cluster.config_lock(vmid):
             container = refuse_unless_allowed()
             await task.work(0.0)  # a task that is to fail does so before its effect
+            await cluster.substance.stop(container)
             container.stop()
             container.lock = "destroyed"
             await call.changed()
             await task.work(cluster.times.destroy_s)
+            await cluster.substance.destroy(container)
             cluster.world.containers.pop(vmid, None)
             task.say(f'Logical volume "vm-{vmid}-disk-0" successfully removed.')
             task.say("purging CT " + str(vmid) + " from related configurations..")

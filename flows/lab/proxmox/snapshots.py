@@ -1,4 +1,4 @@
-"""Snapshots of a configuration. The lab has no data to go back to; a rollback stops the container and restores its record."""
+"""Snapshots: of the record, and of what stands behind it. A rollback stops the container first."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ async def create(call: Call) -> Any:
         if name in container.snapshots:
             raise TaskError(f"snapshot name '{name}' already used")
         await task.work(call.cluster.times.snapshot_s)
+        await call.cluster.substance.snapshot(container, name)
         container.snapshots[name] = {
             "config": copy.deepcopy(container.config),
             "description": call.params.get("description", ""),
@@ -96,6 +97,7 @@ async def delete(call: Call) -> Any:
     async def work(container: LabContainer, task: Task) -> None:
         gone = _snapshot(container, name, TaskError)
         await task.work(call.cluster.times.snapshot_s)
+        await call.cluster.substance.drop_snapshot(container, name)
         del container.snapshots[name]
         for other in container.snapshots.values():
             if other["parent"] == name:
@@ -111,13 +113,17 @@ async def rollback(call: Call) -> Any:
     name = call.params["snapname"]
 
     async def work(container: LabContainer, task: Task) -> None:
-        snap = _snapshot(container, name, TaskError)
+        snap, substance = _snapshot(container, name, TaskError), call.cluster.substance
+        await substance.stop(container)
         container.stop()
         await call.changed()
         await task.work(call.cluster.times.snapshot_s)
+        await substance.rollback(container, name)
         container.config = copy.deepcopy(snap["config"])
         container.parent = name
+        await substance.configure(container)
         if call.params.get("start"):
+            await substance.start(container)
             container.start()
 
     return call.spawn("vzrollback", _under(call, "rollback", work), may_die=True)

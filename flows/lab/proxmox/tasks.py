@@ -15,6 +15,7 @@ from typing import Any
 from flows.lab.faults import Fault
 from flows.lab.proxmox.errors import PveError, TaskDied, TaskError
 from flows.lab.proxmox.rights import Identity
+from flows.lab.substance import SubstanceError
 
 log = logging.getLogger(__name__)
 UPID = re.compile(r"UPID:([a-zA-Z0-9-]+):([0-9A-F]{8}):([0-9A-F]{8,9}):([0-9A-F]{8}):([^:\s]+):([^:\s]*):([^:\s]+):")
@@ -119,7 +120,7 @@ class Tasks:
             await body(task)
             task.status = "OK"
             task.say("TASK OK")
-        except (TaskError, PveError) as error:
+        except (TaskError, PveError, SubstanceError) as error:
             text = error.message if isinstance(error, PveError) else str(error)
             task.status = " ".join(text.split())
             task.say(f"TASK ERROR: {task.status}")
