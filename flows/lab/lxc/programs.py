@@ -1,0 +1,73 @@
+"""Runs the system's programs: each with a deadline, a clean environment and the lab's mark, dead when the lab is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows.lab.lxc import names, processes
+from flows.lab.substance import Ended, SubstanceError
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TAIL = 300
+
+
+def tail(text: bytes | str) -> str:
+    """The last lines of a program's errors, as one line."""
+    lines = (text.decode(errors="replace") if isinstance(text, bytes) else text).split("\n")
+    return " / ".join(line.strip() for line in lines if line.strip())[-_TAIL:]
+
+
+def missing(programs: Sequence[str]) -> list[str]:
+    return [program for program in programs if shutil.which(program, path=PATH) is None]
+
+
+class Programs:
+    """One per lab. After :attr:`closed` is set nothing is started any more."""
+
+    def __init__(self, directory: Path) -> None:
+        self.environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **names.mark(directory)}
+        self.closed = False
+
+    async def run(
+        self, *argv: str | Path, timeout_s: float, stdin: bytes = b"", capture: bool = True, more: Mapping[str, str] | None = None
+    ) -> Ended:
+        """Runs to its end, whatever its code. Raises SubstanceError where it cannot be started or outlives ``timeout_s``: then it and all
+        its descendants are killed, as on cancellation. ``capture`` false: for what leaves a daemon behind, which would keep the pipes."""
+        if self.closed:
+            raise SubstanceError(f"{argv[0]}: not run, for the lab is closing")
+        pipe = asyncio.subprocess.PIPE if capture else asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *("setpriv", "--pdeathsig", "KILL", "--"),
+                *map(str, argv),
+                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                env={**self.environment, **(more or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SubstanceError(f"{argv[0]}: cannot be started: {error}") from error
+        try:
+            async with asyncio.timeout(timeout_s):
+                out, err = await process.communicate(stdin or None)
+        except TimeoutError:
+            raise SubstanceError(f"{argv[0]}: did not end within {timeout_s:g} s") from None
+        finally:
+            if process.returncode is None:
+                processes.end_tree(process.pid)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        await process.wait()
+        return Ended(process.returncode if process.returncode is not None else -9, out or b"", err or b"")
+
+    async def do(self, *argv: str | Path, timeout_s: float = 60.0, what: str = "", more: Mapping[str, str] | None = None) -> bytes:
+        """Its standard output. Raises SubstanceError, with the end of its errors, unless it ends with 0."""
+        ended = await self.run(*argv, timeout_s=timeout_s, more=more)
+        if ended.code != 0:
+            raise SubstanceError(f"{what or argv[0]}: {tail(ended.err) or tail(ended.out) or f'ended with {ended.code}'}")
+        return ended.out
