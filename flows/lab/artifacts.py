@@ -2,11 +2,13 @@
 file's name, so that every lab serves the same bytes.
 
 ``catalog.json`` is ``{"artifacts": [{kind, name, version, url, sha256, size, state}, …]}``; kinds are runtime, agent, jar, mod.
-A configured directory adds its files under ``/extra/``; its own ``catalog.json``, if any, is merged (its URLs relative to there).
+A configured directory adds its files under ``/extra/`` (with ranges); its own ``catalog.json``, if any, is merged (its URLs relative to
+there), and looked at again when it changes. Real containers get what can really run: see :mod:`flows.lab.wares`, and no made-up content.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -68,10 +70,13 @@ class ArtifactsPart:
     def __init__(self, config: LabConfig, faults: Faults) -> None:
         self._directory = config.artifacts.directory
         self._faults = faults
-        self._content = {file.filename: file.content for file in FILES}
+        builtin = config.artifacts.builtin if config.artifacts.builtin is not None else config.fleet == "sim"
+        self._files = FILES if builtin else ()
+        self._content = {file.filename: file.content for file in self._files}
         self._requests: dict[str, int] = {}
         self.site = Site(split_bind(config.artifacts.bind), self._build)
         self._extra = _extra_catalog(self._directory)
+        self._seen = _stamp(self._directory)
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -98,8 +103,9 @@ class ArtifactsPart:
                 "size": file.size,
                 "state": file.state,
             }
-            for file in FILES
+            for file in self._files
         ]
+        self._look_again()
         return own + [{**entry, "url": urljoin(f"{self.site.url}/extra/", entry["url"])} for entry in self._extra]
 
     def _build(self) -> web.Application:
@@ -107,8 +113,28 @@ class ArtifactsPart:
         app.router.add_get("/catalog.json", self._serve_catalog)
         app.router.add_get("/files/{name}", self._serve_file)
         if self._directory is not None:
-            app.router.add_static("/extra/", self._directory)
+            app.router.add_get("/extra/{path:.+}", self._serve_extra)
         return app
+
+    def _look_again(self) -> None:
+        """A catalog that became nonsense under a running lab is not taken over."""
+        stamp = _stamp(self._directory)
+        if stamp != self._seen:
+            with contextlib.suppress(BadInput):
+                self._extra = _extra_catalog(self._directory)
+            self._seen = stamp
+
+    async def _serve_extra(self, request: web.Request) -> web.StreamResponse:
+        assert self._directory is not None
+        root = self._directory.resolve()
+        path = (root / request.match_info["path"]).resolve()
+        if not path.is_relative_to(root) or not path.is_file() or any(part.startswith(".") for part in path.relative_to(root).parts):
+            return problem(404, f"no file {request.match_info['path']}")
+        self._requests[request.path] = self._requests.get(request.path, 0) + 1
+        if self._faults.hit("artifacts", f"{request.method} {request.path}", Mode.PARTIAL) is not None:
+            with path.open("rb") as content:
+                return web.Response(body=content.read(path.stat().st_size // 2), content_type="application/octet-stream")
+        return web.FileResponse(path)
 
     async def _serve_catalog(self, request: web.Request) -> web.Response:
         return self._answer(request, json.dumps({"artifacts": self.catalog()}, indent=1).encode(), "application/json")
@@ -130,6 +156,15 @@ class ArtifactsPart:
         return web.Response(body=body, headers={"ETag": tag, "Content-Type": kind, "Cache-Control": "no-cache"})
 
 
+def _stamp(directory: Path | None) -> tuple[int, int] | None:
+    """Tells one catalog file from the next."""
+    try:
+        found = (directory / "catalog.json").stat() if directory is not None else None
+    except OSError:
+        found = None
+    return (found.st_mtime_ns, found.st_ino) if found else None
+
+
 def _extra_catalog(directory: Path | None) -> list[dict[str, Any]]:
     """Raises BadInput where the directory's catalog is not one."""
     path = directory / "catalog.json" if directory is not None else None
@@ -137,6 +172,7 @@ def _extra_catalog(directory: Path | None) -> list[dict[str, Any]]:
         return []
     try:
         entries = json.loads(path.read_text())["artifacts"]
-        return [{key: entry[key] for key in ("kind", "name", "version", "url", "sha256", "size", "state")} for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+        wanted = ("kind", "name", "version", "url", "sha256", "size", "state")
+        return [{key: entry[key] for key in (*wanted, *(("description",) if "description" in entry else ()))} for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput("artifacts.directory", str(directory), why=f"catalog.json is not a catalog: {error!r}") from error
