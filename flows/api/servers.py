@@ -1,4 +1,4 @@
-"""The customers' routes about servers: order, list, look, start, stop, restart, delete."""
+"""Routes about servers: order, list, look, start, stop, restart, delete, and for admins a deployment of the agent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from flows.api.auth import CallerOf, CallersRoute
+from flows.api.auth import Admin, CallerOf, CallersRoute
 from flows.api.creation import order_of, submit
 from flows.api.deps import ApiDeps
 from flows.api.models import CreateBody
@@ -84,6 +84,12 @@ async def stop(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSON
 @router.post("/api/servers/{server_id:uuid}/restart", status_code=202)
 async def restart(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
     return await _control(request, server_id, caller, OperationKind.RESTART)
+
+
+@router.post("/api/servers/{server_id:uuid}/deploy-agent", status_code=202)
+async def deploy_agent(server_id: uuid.UUID, caller: Admin, request: Request) -> JSONResponse:
+    """The pinned release of the agent, with the server's present token and certificate; the workload goes on. Operators alone."""
+    return await _control(request, server_id, caller, OperationKind.DEPLOY_AGENT)
 
 
 @router.delete("/api/servers/{server_id:uuid}", status_code=202)

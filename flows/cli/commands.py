@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "start": ("Start a server.", ("orders",)),
         "stop": ("Stop a server until a person starts it.", ("orders",)),
         "restart": ("Restart a server.", ("orders",)),
+        "deploy-agent": ("Deploy the pinned release of the agent.", ("orders",)),
         "restart-agent": ("How to restart an agent by hand.", ("byhand",)),
         "backup": ("How to copy a server by hand.", ("byhand",)),
         "restore": ("How to restore a server by hand.", ("byhand",)),

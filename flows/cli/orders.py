@@ -46,6 +46,7 @@ NAMES = {
 def add_to(app: typer.Typer) -> None:
     for command in (create, delete, start, stop, restart):
         app.command()(command)
+    app.command("deploy-agent")(deploy_agent)
     if any(g.name == "operations" for g in app.registered_groups):
         group = group_of(app, "operations")
         group.command()(follow)
@@ -102,6 +103,11 @@ def stop(server: Server, wait: Wait = True, json: output.Json = False) -> None:
 def restart(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Restart a server: off the proxy, restarted, ready, back on it."""
     _order("POST", f"/api/servers/{_server(server, final=True)['id']}/restart", wait, json)
+
+
+def deploy_agent(server: Server, wait: Wait = True, json: output.Json = False) -> None:
+    """Deploy the pinned release of the agent, with the server's present token and certificate; its workload goes on."""
+    _order("POST", f"/api/servers/{_server(server)['id']}/deploy-agent", wait, json)
 
 
 def follow(operation: OperationId, json: output.Json = False) -> None:

@@ -15,6 +15,7 @@ class OperationKind(StrEnum):
     START = "start"
     STOP = "stop"
     RESTART = "restart"
+    DEPLOY_AGENT = "deploy_agent"
 
 
 class OperationState(StrEnum):
@@ -92,6 +93,7 @@ _STEPS: Mapping[OperationKind, tuple[StepName, ...]] = {
     OperationKind.START: (_S.START_CONTAINER, _S.START_WORKLOAD, _S.PUBLISH_DNS, _S.REGISTER_PROXY, _S.FINISH),
     OperationKind.STOP: (_S.DEREGISTER_PROXY, _S.STOP_WORKLOAD, _S.FINISH),
     OperationKind.RESTART: (_S.DEREGISTER_PROXY, _S.RESTART_WORKLOAD, _S.PUBLISH_DNS, _S.REGISTER_PROXY, _S.FINISH),
+    OperationKind.DEPLOY_AGENT: (_S.DEPLOY_AGENT, _S.FINISH),
 }
 
 
@@ -119,7 +121,7 @@ LIVE_STATES = frozenset({_O.QUEUED, _O.RUNNING, _O.CANCELLING, _O.COMPENSATING, 
 
 #: Kinds that only go forward (a failure is ``cleanup_required``, tried again) or that have no undo at all.
 FORWARD_ONLY = frozenset({OperationKind.DELETE})
-NO_UNDO = frozenset({OperationKind.START, OperationKind.STOP, OperationKind.RESTART})
+NO_UNDO = frozenset({OperationKind.START, OperationKind.STOP, OperationKind.RESTART, OperationKind.DEPLOY_AGENT})
 
 #: Which deployment carries a kind.
 DEPLOYMENT_OF: Mapping[OperationKind, str] = {
@@ -128,6 +130,7 @@ DEPLOYMENT_OF: Mapping[OperationKind, str] = {
     OperationKind.START: "operate",
     OperationKind.STOP: "operate",
     OperationKind.RESTART: "operate",
+    OperationKind.DEPLOY_AGENT: "deploy-agent",
 }
 
 

@@ -1,4 +1,4 @@
-"""Orders about servers that exist: start, stop, restart, delete; and about operations: cancel, retry. One transaction each.
+"""Orders about servers that exist: start, stop, restart, delete, a deployment of the agent; and about operations: cancel, retry. One transaction each.
 
 Called by the customer API in ``Database.write()``. The server's row is locked first (for a retry the customer's before it, as in
 :mod:`flows.state.intake`). A repeat of what already is or runs gets the same operation. Refusals are Conflicts with a kind:
@@ -24,6 +24,8 @@ from flows.state.intake import Place, locked_customer, reserve_again
 
 _K = OperationKind
 _DESIRED = {_K.START: Desired.RUNNING, _K.RESTART: Desired.RUNNING, _K.STOP: Desired.STOPPED}
+#: After these the workload runs, which the account must allow.
+_RUNS = frozenset({_K.START, _K.RESTART})
 #: What a finished operation proves of the workload until something newer is seen.
 _LEAVES = {_K.PROVISION: Desired.RUNNING, _K.START: Desired.RUNNING, _K.RESTART: Desired.RUNNING, _K.STOP: Desired.STOPPED}
 _SEEN = {WorkloadState.RUNNING: Desired.RUNNING, WorkloadState.STARTING: Desired.RUNNING, WorkloadState.STOPPED: Desired.STOPPED}
@@ -32,9 +34,9 @@ _REFUSED_UNDER = frozenset({LeaseKind.BACKUP, LeaseKind.RESTORE, LeaseKind.PATCH
 
 
 async def control(tx: Tx, server_id: str, kind: OperationKind, actor: str, *, deadline_ms: int) -> Ordered:
-    """Start, stop or restart. Raises NotFound, Conflict."""
+    """Start, stop, restart, or a deployment of the agent, which changes nothing of what is desired. Raises NotFound, Conflict."""
     server = await _locked(tx, server_id)
-    if kind is not _K.STOP:
+    if kind in _RUNS:
         await _may_run(tx, server)
     live = await operations.live_of(tx, server.id)
     if live is not None and live.kind is kind:
@@ -46,7 +48,8 @@ async def control(tx: Tx, server_id: str, kind: OperationKind, actor: str, *, de
         done = await _already(tx, server, kind)
         if done is not None:
             return done
-        await servers.set_desired(tx, server.id, _DESIRED[kind], actor)
+        if kind in _DESIRED:
+            await servers.set_desired(tx, server.id, _DESIRED[kind], actor)
         if kind is _K.STOP:
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
     return await _order(tx, server, kind, actor, deadline_ms)
@@ -124,10 +127,11 @@ async def retry(tx: Tx, operation_id: str, actor: str, *, place: Place, ranges: 
         await servers.set_state(tx, server.id, ServerState.CREATING, actor)
         await servers.set_desired(tx, server.id, Desired.RUNNING, actor)
     else:
-        if operation.kind is not _K.STOP:
+        if operation.kind in _RUNS:
             await _may_run(tx, server)
         await _refuse_under_lease(tx, server)
-        await servers.set_desired(tx, server.id, _DESIRED[operation.kind], actor)
+        if operation.kind in _DESIRED:
+            await servers.set_desired(tx, server.id, _DESIRED[operation.kind], actor)
     await operations.set_state(tx, operation_id, OperationState.QUEUED, actor=actor, deadline_ms=ranges.operation_ms)
     await operations.set_step(tx, operation_id, None, None)
     # Every step begins anew: the journal of what was undone would keep each of them from running.
@@ -184,8 +188,8 @@ async def _refuse_under_lease(tx: Tx, server: Server) -> None:
 
 
 async def _already(tx: Tx, server: Server, kind: OperationKind) -> Ordered | None:
-    """The last operation, if what it left is what is wanted and nothing newer says otherwise. A restart is always wanted."""
-    if kind is _K.RESTART or server.desired is not _DESIRED[kind]:
+    """The last operation, if what it left is what is wanted and nothing newer says otherwise. A restart or deployment is always wanted."""
+    if kind is _K.RESTART or kind not in _DESIRED or server.desired is not _DESIRED[kind]:
         return None
     last = await operations.list_(tx, server_id=server.id, limit=1)
     if not last or last[0].state is not OperationState.SUCCEEDED or _LEAVES.get(last[0].kind) is not _DESIRED[kind]:

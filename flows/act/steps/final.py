@@ -43,12 +43,12 @@ class Activate(FinalStep):
 
 
 class Finish(FinalStep):
-    """End of start, stop and restart."""
+    """End of start, stop and restart, and of a deployment, which leaves the workload as it is."""
 
     name = StepName.FINISH
 
     async def prepare(self, ctx: Context) -> None:
-        if ctx.operation.kind is not OperationKind.STOP:
+        if ctx.operation.kind in (OperationKind.START, OperationKind.RESTART):
             await _prove_ready(ctx)
 
     async def commit(self, ctx: Context, tx: Tx) -> None:
@@ -57,7 +57,7 @@ class Finish(FinalStep):
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
             if server.ctype is ContainerType.GAME:
                 await observations.upsert(tx, [_stopped(server.id, tx.now)])
-        elif not ctx.suspended:
+        elif ctx.operation.kind is not OperationKind.DEPLOY_AGENT and not ctx.suspended:
             if server.desired is Desired.RUNNING:
                 await servers.set_edge(tx, server.id, Edge.OPEN)
             await observations.upsert(tx, [_ready(server.id, tx.now)])

@@ -23,7 +23,7 @@ from flows.domain.sources import TaskStatus
 from flows.errors import AmbiguousEffect, BadAnswer, Busy, TaskFailed, Unauthorized, Unproven, Unreachable
 from flows.lab.bridge.backends import Backend, Backends, Superseded
 from flows.settings import TimingSettings
-from flows.state import accounts, attempts, customers, leases
+from flows.state import accounts, attempts, customers, leases, servers
 from flows.state import tables as t
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
@@ -323,3 +323,25 @@ async def test_a_container_that_changed_hands_during_its_stop_is_not_destroyed(h
     house.world.after["proxmox.stop"] = [change]
     assert await house.run(operation) == ("succeeded" if what == "gone" else "cleanup_required")
     assert house.world.times("destroy") == 0
+
+
+async def test_a_deployment_leaves_the_workload_and_the_edge_as_they_are(house: House) -> None:
+    """Also where nothing runs: a stopped server gets its agent too, and stays stopped."""
+    for workload in (WorkloadState.RUNNING, WorkloadState.STOPPED):
+        house.world.calls.clear()
+        house.world.workload = workload
+        operation = await house.order(OperationKind.DEPLOY_AGENT, await house.server(edge=Edge.WITHDRAWN))
+        assert await house.run(operation) == "succeeded"
+        assert house.world.times("deploy_agent.yml") == 1, "although this very version answers already: its token or certificate may be old"
+        assert not [call for call in house.world.calls if call.startswith(("agent.st", "agent.re", "proxy.", "dns."))]
+        async with house.db.read() as tx:
+            server = await servers.get(tx, operation.server_id)
+        assert server is not None and server.edge is Edge.WITHDRAWN
+
+
+async def test_a_deployment_that_fails_has_no_undo(house: House) -> None:
+    house.world.before["deploy_agent.yml"] = [TaskFailed("play", why="the agent did not come up")]
+    operation = await house.order(OperationKind.DEPLOY_AGENT)
+    await house.run(operation)
+    assert (await house.operation(operation.id)).undo_failures == 0
+    assert house.world.containers

@@ -357,3 +357,32 @@ async def test_the_name_is_free_again_after_a_clean_failure(house: House) -> Non
     await failed(house, creation)
     answer = await house.alice.post("/api/servers/create", order(request_nonce="n2"))
     assert answer.status_code == 202
+
+
+async def test_a_deployment_changes_nothing_that_is_desired(house: House) -> None:
+    """Neither the wish nor the edge: the workload goes on. A second order is the same operation, one after its end a new one."""
+    server_id = await active(house, house.alice)
+    before = await server_of(house, server_id)
+    path = f"/api/servers/{server_id}/deploy-agent"
+    first, again = await house.admin.post(path), await house.admin.post(path)
+    assert (first.status_code, first.json()["operation"]["kind"]) == (202, "deploy_agent")
+    assert (again.json()["operation"]["id"], again.json()["deduplicated"]) == (first.json()["operation"]["id"], True)
+    after = await server_of(house, server_id)
+    assert (after.desired, after.desired_by, after.edge) == (before.desired, before.desired_by, Edge.OPEN)
+    assert (await house.alice.post(f"/api/servers/{server_id}/restart")).status_code == 409
+    await finished(house, first.json()["operation"]["id"])
+    assert (await house.admin.post(path)).json()["deduplicated"] is False
+
+
+async def test_a_deployment_is_possible_while_the_account_is_suspended(house: House) -> None:
+    server_id = await active(house, house.alice)
+    async with house.database.write() as tx:
+        await accounts.suspend(tx, house.alice.customer_id, "test")
+    assert (await house.admin.post(f"/api/servers/{server_id}/deploy-agent")).status_code == 202
+
+
+async def test_customers_deploy_nothing(house: House) -> None:
+    server_id = await active(house, house.alice)
+    answer = await house.alice.post(f"/api/servers/{server_id}/deploy-agent")
+    assert (answer.status_code, answer.json()["type"]) == (403, PROBLEM + "forbidden")
+    assert await house.count(t.operations) == 1

@@ -20,6 +20,7 @@ PUBLIC = {
     "POST /api/servers/{id}/start",
     "POST /api/servers/{id}/stop",
     "POST /api/servers/{id}/restart",
+    "POST /api/servers/{id}/deploy-agent",
     "DELETE /api/servers/{id}",
     "GET /api/operations/{id}",
     "POST /api/operations/{id}/cancel",
