@@ -1,4 +1,4 @@
-"""Orders about servers that exist: start, stop, restart, delete, a deployment of the agent; and about operations: cancel, retry. One transaction each.
+"""Orders about servers that exist: start, stop, restart, delete, deploy; and about operations: cancel, retry. One transaction each.
 
 Called by the customer API in ``Database.write()``. The server's row is locked first (for a retry the customer's before it, as in
 :mod:`flows.state.intake`). A repeat of what already is or runs gets the same operation. Refusals are Conflicts with a kind:
