@@ -1,8 +1,10 @@
-"""Why the game died: a class for every end that nobody asked for. Pure; asked by ``supervisor``."""
+"""Why the game died: a class for every end that nobody asked for, and its record. Used by ``supervisor``."""
 
 from __future__ import annotations
 
 import re
+import time
+from typing import Any
 
 from zlh_agent.unit import Exit
 
@@ -14,6 +16,22 @@ _MOD = re.compile(
     r"Mod resolution encountered|Mod resolution failed|FormattedException|Mixin apply .{0,200}failed|InvalidMixinException"
     r"|Error occurred while enabling|Could not load '.{1,200}' in folder|Failed to load mod"
 )
+#: Lines of output in a crash record, and characters in all.
+TAIL_LINES, TAIL = 30, 2000
+
+
+def report(kind: str, why: str, count: int, end: Exit, up_s: float, tail: tuple[str, ...]) -> dict[str, Any]:
+    """``last_crash`` of ``GET /status``. ``count`` is how many it were in a row."""
+    return {
+        "class": kind,
+        "at": time.time(),
+        "count": count,
+        "uptime_s": round(up_s, 3),
+        "exit_code": end.code,
+        "signal": end.signal,
+        "detail": why[:500],
+        "log_tail": "\n".join(tail[-TAIL_LINES:])[-TAIL:],
+    }
 
 
 def classify(end: Exit, tail: tuple[str, ...], oom_killed: bool) -> str:

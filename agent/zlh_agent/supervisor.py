@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import copy
 import logging
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,18 +18,18 @@ from typing import Any
 
 from zlh_agent import host, record
 from zlh_agent.config import Game, NotPrepared, Supervision
-from zlh_agent.crash import classify
+from zlh_agent.crash import TAIL_LINES, classify, report
+from zlh_agent.ending import Ending
 from zlh_agent.jobs import Job, Jobs
-from zlh_agent.ping import Pong, accepts, ping
+from zlh_agent.ping import Pong, ping
 from zlh_agent.record import Operation
-from zlh_agent.unit import CannotStart, Exit, Look, Unit, UnitError
+from zlh_agent.starting import Died, Impossible, Late, Starting
+from zlh_agent.unit import Exit, Look, Unit, UnitError
 
 #: Seconds for which the last ping and the last look at the unit speak: many who ask at once cause one.
 FRESH_S = 1.0
 #: Seconds until a unit that could not be asked is asked again.
 AGAIN_S = 5.0
-#: Lines of output in a crash record, and characters in all.
-TAIL_LINES, TAIL = 30, 2000
 #: Times that a unit which came back by itself (something was left in its console) is ended again.
 ENDINGS = 3
 _log = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ class Supervisor:
 
     def stop(self, by: str = "api") -> tuple[Job, bool]:
         ready = self._prepare(quietly=True)
-        return self._order("stop", by, "stopped", self.state == "stopped" or not ready, self._stop)
+        return self._order("stop", by, "stopped", not ready, self._stop)
 
     def restart(self, by: str = "api") -> tuple[Job, bool]:
         self._prepare()
@@ -266,51 +265,26 @@ class Supervisor:
         self._cancel("watch")
         self.state = "starting"
         self._enter(job, "starting")
-        found = await unit.look()
-        if not found.loaded:
-            raise self._cannot("not_prepared", f"there is no unit {game.unit}")
-        if not found.active:
-            found = await self._launch(game, unit)
-        if self._record.run != found.run:
-            self._record.run, self._record.ready_at = found.run, None
-        self._record.boot = self._boot
-        self._save()
-        self._jobs.enter(job, "waiting")
-        await self._until_ready(game, unit, found)
+        starting = Starting(unit, game, self._settings)
+        oom_kills = host.oom_kills()
+        try:
+            found = await starting.launch()
+            if self._record.run != found.run:
+                self._record.run, self._record.ready_at, self._record.oom_kills = found.run, None, oom_kills
+            self._record.boot = self._boot
+            self._save()
+            self._jobs.enter(job, "waiting")
+            self._pong, self._asked_at = await starting.until_ready(found), time.monotonic()
+        except Impossible as error:
+            raise self._cannot(error.kind, error.why) from error
+        except Died as error:
+            raise Failed(await self._crashed(unit, await self._ending().settled(found.run))) from error
+        except Late as late:
+            tail = await unit.tail(found.run, TAIL_LINES)
+            await self._ending().gently(asked=False)
+            raise Failed(await self._crashed(unit, await unit.look(), "ready_timeout", str(late), tail)) from late
         self._jobs.enter(job, "ready")
         self._running(unit, found, self._record.ready_at or time.monotonic())
-
-    async def _launch(self, game: Game, unit: Unit) -> Look:
-        if await accepts(game.address, game.port, self._settings.ping_timeout_s):
-            raise self._cannot("port_in_use", f"something else already listens on {game.address} port {game.port}")
-        self._record.oom_kills = host.oom_kills()
-        try:
-            await unit.start()
-        except CannotStart as error:
-            raise self._cannot("cannot_start", str(error)) from error
-        return await unit.look()
-
-    async def _until_ready(self, game: Game, unit: Unit, found: Look) -> None:
-        """Raises Failed: it ended, or it did not answer in time."""
-        ends = max(found.since + game.ready_timeout_s, time.monotonic() + self._settings.poll_s)
-        ended = asyncio.create_task(unit.ended(found))
-        try:
-            while True:
-                pong = await self._ping()
-                if ended.done():
-                    ended.result()
-                    raise Failed(await self._crashed(unit, await self._settled(unit)))
-                if pong.ok:
-                    self._pong, self._asked_at = pong, time.monotonic()
-                    return
-                if time.monotonic() >= ends:
-                    tail = await unit.tail(found.run, TAIL_LINES)
-                    await self._end(game, unit)
-                    why = f"not ready within {game.ready_timeout_s:g} s: {pong.reason}"
-                    raise Failed(await self._crashed(unit, await unit.look(), "ready_timeout", why, tail))
-                await asyncio.wait({ended}, timeout=self._settings.poll_s)
-        finally:
-            ended.cancel()
 
     def _running(self, unit: Unit, found: Look, ready_at: float) -> None:
         self.state = "running"
@@ -329,7 +303,7 @@ class Supervisor:
             found = await unit.look()
             if not found.active:
                 break
-            if not await self._end(game, unit, job, gently=attempt == 0):
+            if not await (self._end(job) if attempt == 0 else self._ending().hard()):
                 self._record.ready_at = None
                 raise self._cannot("cannot_stop", f"{game.unit} outlives SIGKILL")
             await asyncio.sleep(min(0.2, self._settings.poll_s))
@@ -338,37 +312,11 @@ class Supervisor:
         self._record.run, self._record.ready_at, self._record.error = "", None, False
         self._save()
 
-    async def _end(self, game: Game, unit: Unit, job: Job | None = None, *, gently: bool = True) -> bool:
-        """``stop`` on the console, then TERM, then KILL, each with its time. False if even that did not end it.
-
-        A ``stop`` that an earlier agent may have written is not written again: what the game does not read would start its unit anew.
-        """
+    async def _end(self, job: Job) -> bool:
         operation = self._record.operation
         asked = operation is not None and operation.phase == "asked"
-        if gently:
-            if job is not None:
-                self._enter(job, "asked")
-            if (asked or unit.console("stop")) and await self._gone(unit, game.stop_timeout_s):
-                return True
-        for number, timeout_s in ((signal.SIGTERM, self._settings.term_timeout_s), (signal.SIGKILL, self._settings.kill_timeout_s)):
-            unit.drain()
-            await unit.signal(number)
-            if await self._gone(unit, timeout_s):
-                return True
-        return False
-
-    async def _gone(self, unit: Unit, timeout_s: float) -> bool:
-        """Whether no process of it is left within ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while (found := await unit.look()).active:
-                    await unit.ended(found)
-                    unit.drain()
-                    if (await unit.look()).active:
-                        await asyncio.sleep(min(0.1, self._settings.poll_s))
-        except TimeoutError:
-            return False
-        return True
+        self._enter(job, "asked")
+        return await self._ending().gently(asked=asked)
 
     # Crashes
 
@@ -377,7 +325,7 @@ class Supervisor:
             try:
                 await unit.ended(found)
                 unit.drain()
-                now = await self._settled(unit)
+                now = await self._ending().settled(found.run)
                 if await unit.shutting_down():
                     self.state = "stopped"  # the container goes down; what ran runs again after its boot
                     return
@@ -395,16 +343,6 @@ class Supervisor:
                 self._recover_or_not()
             return
 
-    async def _settled(self, unit: Unit) -> Look:
-        """The unit once its other processes are gone too, or as it is after a while."""
-        game, _ = self._parts()
-        ends = time.monotonic() + game.stop_timeout_s
-        while True:
-            found = await unit.look()
-            if not found.active or found.run != self._record.run or time.monotonic() > ends:
-                return found
-            await asyncio.sleep(min(0.1, self._settings.poll_s))
-
     async def _crashed(self, unit: Unit, found: Look, kind: str = "", why: str = "", tail: tuple[str, ...] = ()) -> str:
         """Records it and decides what follows: another try, or none. Returns the record's one line."""
         known, end = self._record, found.exit or Exit()
@@ -416,12 +354,9 @@ class Supervisor:
         if not kind:
             kind, why = classify(end, tail, host.oom_kills() > known.oom_kills), str(end)
         known.crashes = 1 if up_s >= self._settings.settle_s else known.crashes + 1
-        known.last_crash = {
-            "class": kind, "at": time.time(), "count": known.crashes, "uptime_s": round(up_s, 3), "exit_code": end.code, "signal": end.signal,
-            "detail": why, "log_tail": "\n".join(tail[-TAIL_LINES:])[-TAIL:],
-        }  # fmt: skip
+        known.last_crash = report(kind, why, known.crashes, end, up_s, tail)
         known.ready_at, known.run = None, ""
-        if known.wanted == "stopped" and self.live is None:
+        if known.wanted == "stopped":
             self.state = "stopped"  # a person started it by hand after having it stopped
         elif found.active or known.crashes > len(self._settings.backoff_s):
             self.state, known.error = "error", True
@@ -437,7 +372,7 @@ class Supervisor:
     def _give_up(self, kind: str, why: str) -> None:
         """Trying again by ourselves would change nothing."""
         self.state, self._record.error, self._record.due = "error", True, None
-        self._record.last_crash = {"class": kind, "at": time.time(), "count": self._record.crashes, "detail": why[:500]}
+        self._record.last_crash = report(kind, why, self._record.crashes, Exit(), 0.0, ())
         self._save()
 
     def _recover_or_not(self) -> None:
@@ -476,6 +411,10 @@ class Supervisor:
     def _parts(self) -> tuple[Game, Unit]:
         assert self._game is not None and self._unit is not None, "an operation begins with game.toml read"
         return self._game, self._unit
+
+    def _ending(self) -> Ending:
+        game, unit = self._parts()
+        return Ending(unit, game, self._settings)
 
     def _enter(self, job: Job, phase: str) -> None:
         self._jobs.enter(job, {"asked": "stopping"}.get(phase, phase))
