@@ -1,4 +1,4 @@
-'use strict'
+// No 'use strict' here: of the first file of a bundle it would hold for every library in it, and flying-squid relies on its absence.
 // The lab's game server. Honest about what it is: no code of Mojang's, but flying-squid (PrismarineJS, MIT), a Minecraft-protocol server,
 // behind this thin front, which reads server.properties and eula.txt and speaks the console's dialect as the real server's operators and
 // their tools know it. It runs in the current directory, as the real one does, and ends with status 143 on SIGTERM, as a JVM does.
