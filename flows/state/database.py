@@ -1,38 +1,39 @@
 """Transactions on the one database. ``now`` in a transaction is the database's clock, read at its begin.
 
 SQLite: WAL, writers begin with ``BEGIN IMMEDIATE`` behind a fair queue of the process, so that a burst waits in
-order; between processes the file lock is polled (:mod:`flows.state.patience`). Servers: READ COMMITTED and UTC, set by us and not by their defaults.
+order; between processes the file lock is polled (:mod:`flows.state.patience`). Servers: what :mod:`flows.state.connections` sets, and not
+their defaults: writers READ COMMITTED with row locks, readers one snapshot for the whole transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from flows.errors import Busy, Conflict, Fenced, MisconfiguredSetting, Temporary, Unreachable
-from flows.state import patience
+from flows.errors import Busy, Fenced, MisconfiguredSetting
+from flows.state import connections, patience
 from flows.state import tables as t
+from flows.state.connections import NOW
+from flows.state.failures import collided, translated
 from flows.state.threaded import Hooks, ThreadedWriter
 from flows.state.url import FORM, SETTING, checked
 
+__all__ = ["NOW", "Database", "ThreadTx", "Tx", "ping", "translated"]
+
 T = TypeVar("T")
 
-#: The database's own clock, in milliseconds since 1970.
-NOW = {
-    # Looks at the file, too: a reader's view begins here and not later.
-    "sqlite": "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), EXISTS (SELECT 1 FROM sqlite_master)",
-    "mysql": "SELECT CAST(UNIX_TIMESTAMP(UTC_TIMESTAMP(3)) * 1000 AS SIGNED)",
-    "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
-}
+#: How often :meth:`Database.apply` runs a transaction again that collided with another one, and seconds of the longest first pause.
+_AGAIN, _PAUSE_S = 5, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class ThreadTx(Tx):
 
 
 class Database:
-    """One engine. ``clock`` replaces the database's clock where time itself is simulated."""
+    """One engine. ``clock`` replaces the database's clock where time itself is simulated. ``busy_timeout_s``: for a lock or a connection of the
+    pool; ``answer_s``: for any one statement of a server, None without end."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Database:
         *,
         busy_timeout_s: float = 10.0,
         pool_size: int = 5,
+        answer_s: float | None = 30.0,
         clock: Callable[[], int] | None = None,
         async_creator: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
@@ -81,22 +84,19 @@ class Database:
         self._clock = clock
         self._busy = busy_timeout_s
         self._writers = asyncio.Lock()
-        options: dict[str, Any] = {}
-        if self.sqlite:
-            options["connect_args"] = {"timeout": 0}  # flows.state.patience
-        else:
+        backend = self.url.get_backend_name()
+        options: dict[str, Any] = {"connect_args": connections.options(backend, busy_timeout_s=busy_timeout_s, answer_s=answer_s)}
+        if not self.sqlite:
             options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
         if async_creator is not None:
             options["async_creator"] = async_creator
         self._threaded: ThreadedWriter | None = None
         if self.sqlite and async_creator is None and self.url.database not in (None, "", ":memory:"):
-            self._threaded = ThreadedWriter(self.url, busy_timeout_s, Hooks(_sqlite_connect, _sqlite_begin, self._now_sync, ThreadTx))
+            self._threaded = ThreadedWriter(
+                self.url, busy_timeout_s, Hooks(connections.sqlite_connect, connections.sqlite_begin, self._now_sync, ThreadTx)
+            )
         self.engine: AsyncEngine = create_async_engine(self.url, **options)
-        if self.sqlite:
-            event.listen(self.engine.sync_engine, "connect", _sqlite_connect)
-            event.listen(self.engine.sync_engine, "begin", _sqlite_begin)
-        elif self.engine.dialect.name == "mysql":
-            event.listen(self.engine.sync_engine, "connect", _mysql_connect)
+        connections.prepare(self.engine.sync_engine)
 
     @property
     def sqlite(self) -> bool:
@@ -145,15 +145,28 @@ class Database:
 
     async def apply(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """:meth:`write` with the transaction as a function, which may await nothing but its own statements: on SQLite it then runs in one
-        hop to a thread, several times faster. Raises what :meth:`write` raises."""
+        hop to a thread, several times faster; on a server it runs again after a deadlock, where nothing of it was written. Raises what
+        :meth:`write` raises."""
         if self._threaded is None:
-            async with self.write() as tx:
-                return await work(tx)
+            return await self._repeated(work)
         try:
             async with self._writers:
                 return await self._threaded.run(work)
         except (DBAPIError, PoolTimeout, OSError) as error:
             raise translated(error) from error
+
+    async def _repeated(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        pause = _PAUSE_S
+        for last in (*[False] * _AGAIN, True):
+            try:
+                async with self.write() as tx:
+                    return await work(tx)
+            except Busy as busy:
+                if last or not collided(busy.__cause__ or busy):
+                    raise
+            await asyncio.sleep(secrets.randbelow(1_000) / 1_000 * pause)  # not in step with the one that it collided with
+            pause *= 2
+        raise AssertionError("the last try returns or raises")
 
     @asynccontextmanager
     async def _recorded(self, epoch: int | None) -> AsyncIterator[Tx]:
@@ -187,7 +200,7 @@ class Database:
             async with AsyncExitStack() as attempt:
                 try:
                     conn = await attempt.enter_async_context(self.engine.connect())
-                    if self.sqlite and writing:
+                    if writing:
                         conn = await conn.execution_options(zlh_write=True)
                     await attempt.enter_async_context(conn.begin())
                     tx = Tx(conn, await self._now(conn))
@@ -216,47 +229,6 @@ async def _guard(tx: Tx, epoch: int) -> None:
     row = (await tx.execute(select(t.epochs.c.epoch).where(t.epochs.c.name == "reconcile").with_for_update(read=True))).one_or_none()
     if row is None or row.epoch != epoch:
         raise Fenced("sweep", why=f"epoch {epoch} was superseded by {row.epoch if row else 'none'}")
-
-
-#: What servers say when two transactions got in each other's way and one was given up: MariaDB's numbers, PostgreSQL's states.
-_COLLISIONS = frozenset({1205, 1213, "40001", "40P01"})
-#: A table that is not there: MariaDB's number, PostgreSQL's state. SQLite has words alone.
-_NO_TABLE = frozenset({1146, "42P01"})
-#: MariaDB's violated constraint, which its driver does not count among integrity errors.
-_CONSTRAINTS = frozenset({4025})
-
-
-def translated(error: BaseException) -> Exception:
-    """A vendor's database error in our own terms."""
-    orig = getattr(error, "orig", None)
-    codes = {getattr(orig, "sqlstate", None), *getattr(orig, "args", ())[:1]}  # MariaDB's driver gives both, and only the number is exact
-    if isinstance(error, IntegrityError) or codes & _CONSTRAINTS:
-        return Conflict("database", why=str(orig))
-    if codes & _COLLISIONS:
-        return Busy("database", why=str(orig), remedy="nothing was written: try again", retry_after=1.0)
-    if codes & _NO_TABLE or "no such table" in str(orig):
-        return Unreachable("database", why=str(orig), remedy="zlh migrate makes the tables; is ZLH_DATABASE__URL the right one?")
-    if isinstance(error, OperationalError | PoolTimeout | OSError) or getattr(error, "connection_invalidated", False):
-        return Unreachable("database", why=str(getattr(error, "orig", error)), remedy="check ZLH_DATABASE__URL and the server")
-    return Temporary("database", why=str(getattr(error, "orig", error)))
-
-
-def _sqlite_connect(connection: Any, record: Any) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _sqlite_begin(conn: Any) -> None:
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("zlh_write") else "BEGIN")
-
-
-def _mysql_connect(connection: Any, record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 10")
-    cursor.close()
 
 
 async def ping(database: Database) -> int:

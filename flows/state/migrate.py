@@ -72,7 +72,7 @@ def _make_parent(url: str | URL) -> None:
 
 def _with_connection(url: str | URL, work: Callable[[Connection], T]) -> T:
     async def run() -> T:
-        database = Database(url, busy_timeout_s=_WAIT_S)
+        database = Database(url, busy_timeout_s=_WAIT_S, answer_s=None)
         try:
             async with database.write() as tx:  # on SQLite one at a time by itself
                 await _lock(tx.conn)

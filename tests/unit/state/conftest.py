@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import delete, exists, insert, literal, select, text, union_all
 
 from flows.domain.node import Node
 from flows.domain.operation import Operation, OperationKind, Queue
@@ -79,20 +79,23 @@ async def _seeds(url: str) -> dict[str, list[dict[str, Any]]]:
 
 
 async def _empty(url: str, seeds: dict[str, list[dict[str, Any]]]) -> None:
+    """Row by row, and only where there are any: to truncate a table costs servers as much as to make it."""
     database = Database(url)
     async with database.write() as tx:
-        if tx.dialect == "postgresql":
-            await tx.execute(text("ALTER TABLE audit DISABLE TRIGGER USER"))
-            await tx.execute(text("TRUNCATE " + ", ".join(f'"{table.name}"' for table in t.metadata.sorted_tables)))
-            await tx.execute(text("ALTER TABLE audit ENABLE TRIGGER USER"))
-        else:  # MariaDB's TRUNCATE fires no triggers
-            await tx.execute(text("SET FOREIGN_KEY_CHECKS = 0"))
-            for table in t.metadata.sorted_tables:
-                await tx.execute(text(f"TRUNCATE `{table.name}`"))
-            await tx.execute(text("SET FOREIGN_KEY_CHECKS = 1"))
+        counts = [select(literal(table.name).label("name")).where(exists(select(1).select_from(table))) for table in t.metadata.sorted_tables]
+        filled = set((await tx.execute(union_all(*counts))).scalars())
+        for table in reversed(t.metadata.sorted_tables):
+            if table.name in filled and table is not t.audit:
+                await tx.execute(delete(table))
         for table in SEEDED:
             if seeds[table.name]:
                 await tx.execute(insert(table), seeds[table.name])
+        if t.audit.name in filled:  # whose triggers refuse
+            if tx.dialect == "postgresql":
+                await tx.execute(text("ALTER TABLE audit DISABLE TRIGGER USER"))
+            await tx.execute(text("TRUNCATE audit"))
+            if tx.dialect == "postgresql":
+                await tx.execute(text("ALTER TABLE audit ENABLE TRIGGER USER"))
     await database.close()
 
 
