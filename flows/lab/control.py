@@ -186,9 +186,8 @@ class Control:
 
     async def agent(self, request: web.Request) -> web.Response:
         vmid = int(request.match_info["vmid"])
-        container = self.world.containers.get(vmid)
-        if container is None or container.agent is None:
-            raise refuse(problem(404, f"container {vmid} has no agent"))
+        if vmid not in self.world.containers:
+            raise refuse(problem(404, f"there is no container {vmid}"))
         extra = await read_json(request) if request.can_read_body else {}
         return await self._manipulate("agents", request.match_info["op"], {**extra, "vmid": vmid})
 

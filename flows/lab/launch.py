@@ -335,9 +335,9 @@ def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
     """Removes what a lab of real containers in this directory left on the machine; the caller holds the lock. True if there was anything."""
     if _fleet(directory) != "lxc":
         return False
-    from flows.lab import lxc, node
+    from flows.lab import lxc
 
-    removed = [*node.clean(directory), *lxc.clean(directory)]
+    removed = lxc.clean(directory)
     if removed and say is not None:
         say(f"removed what an earlier lab left: {', '.join(removed)}")
     return bool(removed)

@@ -2,15 +2,12 @@
 
 ::
 
-    sshd (ssh) ── in namespaces of its own (inside): private passwd, sudoers, pct; nothing of it touches the machine's files
+    inside  sshd, first process of namespaces of its own: private passwd, sudoers, pct; nothing of it touches the machine's files
       └─ sudo /usr/sbin/pct (pct) ── Unix socket, its standard streams as file descriptors ──▶ desk ──▶ lxc-attach
+
+It ends with the lab, sessions included, also when the lab is killed; :func:`flows.lab.lxc.clean` finds what was just being started.
 """
 
-from __future__ import annotations
+from flows.lab.node.part import NodePart, start
 
-from pathlib import Path
-
-
-def clean(directory: Path) -> list[str]:
-    """Ends what a killed lab in ``directory`` left; returns what that was."""
-    return []
+__all__ = ["NodePart", "start"]
