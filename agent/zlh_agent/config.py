@@ -6,6 +6,7 @@ Every mistake is a :class:`ConfigError` that names the field; no value of a secr
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import stat
 import tomllib
@@ -16,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 #: Characters. The controller's tokens have 43.
 MIN_TOKEN = 32
+_log = logging.getLogger(__name__)
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]{0,200}\.service")
 
 
@@ -73,9 +75,13 @@ class NotPrepared(Exception):
 
 
 def load(path: Path) -> Config:
-    """Raises ConfigError, also where others can read the file: it holds the token."""
+    """Raises ConfigError, also where others can read the file: it holds the token. Fields that this version does not know are named and passed
+    over: an older release must be able to come back under the configuration of a newer one."""
     private(path)
-    config: Config = _build(Config, _read(path), "")
+    raw = _known(_read(path), Config, "")
+    if isinstance(raw.get("supervision"), dict):
+        raw["supervision"] = _known(raw["supervision"], Supervision, "supervision.")
+    config: Config = _build(Config, raw, "")
     _check(config)
     return config
 
@@ -83,8 +89,7 @@ def load(path: Path) -> Config:
 def load_game(path: Path) -> Game:
     """Read at each order. Fields that this version does not know are passed over: role and agent are deployed apart. Raises NotPrepared."""
     try:
-        raw = _read(path)
-        game: Game = _build(Game, {name: value for name, value in raw.items() if name in get_type_hints(Game)}, "")
+        game: Game = _build(Game, {name: value for name, value in _read(path).items() if name in get_type_hints(Game)}, "")
         _address("address", game.address)
         _port("port", game.port)
         if not _UNIT.fullmatch(game.unit):
@@ -92,6 +97,12 @@ def load_game(path: Path) -> Game:
     except ConfigError as error:
         raise NotPrepared(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return game
+
+
+def _known(raw: dict[str, Any], kind: Any, prefix: str) -> dict[str, Any]:
+    for name in sorted(raw.keys() - get_type_hints(kind).keys()):
+        _log.warning("unknown field %s%s is passed over", prefix, name)
+    return {name: value for name, value in raw.items() if name in get_type_hints(kind)}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,9 +126,6 @@ def private(path: Path) -> None:
 
 def _build(kind: Any, raw: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(kind)
-    unknown = sorted(raw.keys() - hints.keys())
-    if unknown:
-        raise ConfigError(f"unknown field {', '.join(prefix + name for name in unknown)}")
     required = [f.name for f in fields(kind) if f.name not in raw and f.default is f.default_factory]  # both MISSING
     if required:
         raise ConfigError(f"missing field {', '.join(prefix + name for name in required)}")
