@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 def up(
     directory: Annotated[Path, typer.Option("--dir", help="directory of database, secrets, logs")] = Path("var/up"),
-    fleet: Annotated[str, typer.Option(help="sim: start the simulated fleet too; none: by your settings")] = "sim",
+    fleet: Annotated[str, typer.Option(help="sim: start the simulated fleet too; lxc: real containers, as root; none: by your settings")] = "sim",
     short: Annotated[bool, typer.Option("--short", help="short intervals, for trying it out")] = False,
     drain: Annotated[float | None, typer.Option("--drain", help="seconds for operations to finish at the end [sim: 30, none: 900]")] = None,
 ) -> None:
@@ -38,8 +38,8 @@ def up(
     from flows.cli.stack import Stack
     from flows.errors import BadInput
 
-    if fleet not in ("sim", "none"):
-        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim or none")
+    if fleet not in ("sim", "lxc", "none"):
+        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim, lxc or none")
     stack = Stack(directory, fleet=fleet, short=short, say=lambda line: print(line, flush=True))  # noqa: T201 - the command's output
     stop = False
 
@@ -59,11 +59,11 @@ def up(
             stack.require_alive()
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        stack.stop(drain_s=drain if drain is not None else 30.0 if fleet == "sim" else 900.0)
+        stack.stop(drain_s=drain if drain is not None else 900.0 if fleet == "none" else 30.0)
 
 
 def demo(
-    fleet: Annotated[str, typer.Option(help="the fleet to break: sim")] = "sim",
+    fleet: Annotated[str, typer.Option(help="the fleet to break: sim, or lxc for real containers, as root")] = "sim",
     directory: Annotated[Path, typer.Option("--dir", help="directory of the demo's state; emptied first")] = Path("var/demo"),
     json_file: Annotated[Path | None, typer.Option("--json", help="write the verdict as data to this file")] = None,
 ) -> None:
@@ -71,9 +71,9 @@ def demo(
     from flows.cli.demo.run import run
     from flows.errors import BadInput
 
-    if fleet != "sim":
-        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim")
-    raise SystemExit(run(directory, json_file))
+    if fleet not in ("sim", "lxc"):
+        raise BadInput("--fleet", fleet, why="is no fleet of this version", remedy="use sim or lxc")
+    raise SystemExit(run(directory, json_file, fleet))
 
 
 async def _until_signalled(run: object) -> None:

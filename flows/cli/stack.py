@@ -1,7 +1,7 @@
 """``zlh up``: the whole control plane on one machine: API, Prefect server, worker, dispatcher, watchdog; SQLite, no Redis.
 
 Everything lives in one directory: ``zlh.env`` (generated secrets and addresses, 0600), the database, the engine's home, the CA, logs.
-With the simulated fleet the lab's addresses and credentials are taken into the same file.
+With a fleet of the lab its addresses and credentials are taken into the same file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from flows.cli.children import Child, ChildDied, Register
 from flows.cli.drain import drain, resume
@@ -61,13 +63,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _node(shown: Mapping[str, Any]) -> Node:
+    """A node of the lab as placement wants it."""
+    return Node(**{field.name: shown[field.name] for field in fields(Node) if field.name != "open"}, open=True)
+
+
 class Stack:
-    """The processes and their directory. ``fleet`` is ``sim`` (the lab, started too) or ``none`` (settings come from the environment and
-    the file that ``ZLH_ENV_FILE`` names; what they leave open is generated)."""
+    """The processes and their directory. ``fleet`` is ``sim`` or ``lxc`` (the lab, started too) or ``none`` (settings come from the
+    environment and the file that ``ZLH_ENV_FILE`` names; what they leave open is generated)."""
 
     def __init__(self, directory: Path, *, fleet: str, short: bool = False, say: Callable[[str], None] = print) -> None:
         self.dir = directory.resolve()
         self.fleet, self.short, self.say = fleet, short, say
+        self.with_lab = fleet != "none"
         self.env_file = self.dir / "zlh.env"
         self.register = Register(self.dir / "up.json")
         self.children: dict[str, Child] = {}
@@ -88,39 +96,43 @@ class Stack:
         self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in self.register.clear_leftovers():
             self.say(f"ended {name}, left behind by a killed predecessor")
-        if self.fleet == "sim":
+        if self.with_lab:
             self._forget_lost_fleet()
         values = self._own_values()
-        if self.fleet == "sim":
+        lab_nodes: tuple[Node, ...] = ()
+        if self.with_lab:
             control = values["ZLH_API__CONTROL_BIND"]
             state = launch.up(
                 self.dir / "lab",
                 project_dir=PROJECT,
                 backends_url=f"http://{control}/internal/proxy/backends",
                 backends_token=values["ZLH_API__CONTROL_TOKEN"],
+                fleet=self.fleet,
+                say=self.say,
             )
             values |= launch.env(state)
+            lab_nodes = tuple(_node(node) for node in state.nodes)
         if self.short:
             values |= SHORT_TIMES
-        if self.fleet == "none":
+        if not self.with_lab:
             given = {k: v for k, v in merged(os.environ).items() if k not in META}
             values = {k: v for k, v in values.items() if f"{k}_FILE" not in given} | given
         self._write_env(values)
         self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
         asyncio.run(upgrade(self.settings.database.url.get_secret_value()))
         CertificateAuthority(self.settings.agent.ca_dir).ensure()
-        if self.fleet == "sim":
-            asyncio.run(self._seed_nodes())
+        if lab_nodes:
+            asyncio.run(self._seed_nodes(lab_nodes))
         if not self.settings.api.admin_token.get_secret_value():
             values["ZLH_API__ADMIN_TOKEN"] = asyncio.run(self._admin_token())
             self._write_env(values)
             self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
 
     def _forget_lost_fleet(self) -> None:
-        """The simulated containers live in the lab's memory: once it has ended, a database that remembers them would only raise alarms."""
+        """The lab's containers end with it: once it has ended, a database that remembers them would only raise alarms."""
         if launch.status(self.dir / "lab")["running"] or not (self.dir / "zlh.db").exists():
             return
-        self.say("the simulated fleet of the last run is gone: starting with an empty database")
+        self.say("the lab's fleet of the last run is gone: starting with an empty database")
         for leftover in (*self.dir.glob("zlh.db*"), *self.dir.glob("prefect/prefect.db*")):
             leftover.unlink()
         if self.env_file.exists():
@@ -140,7 +152,7 @@ class Stack:
             "ZLH_ENGINE__URL": keep("ZLH_ENGINE__URL", lambda: f"http://127.0.0.1:{free_port()}/api"),
         }
         return {
-            **(ports if self.fleet == "sim" else {}),  # else those of the settings: other machines must know them
+            **(ports if self.with_lab else {}),  # else those of the settings: other machines must know them
             "ZLH_DATABASE__URL": keep("ZLH_DATABASE__URL", lambda: f"sqlite+aiosqlite:///{self.dir}/zlh.db"),
             "ZLH_API__CONTROL_TOKEN": keep("ZLH_API__CONTROL_TOKEN", lambda: secrets.token_urlsafe(32)),
             **({"ZLH_API__ADMIN_TOKEN": kept["ZLH_API__ADMIN_TOKEN"]} if "ZLH_API__ADMIN_TOKEN" in kept else {}),
@@ -172,25 +184,13 @@ class Stack:
         finally:
             await database.close()
 
-    async def _seed_nodes(self) -> None:
-        """The simulated fleet's two nodes, with their templates."""
+    async def _seed_nodes(self, lab: Iterable[Node]) -> None:
+        """The lab's nodes, with their templates."""
         database = Database(self.settings.database.url.get_secret_value())
         try:
             async with database.write() as tx:
-                for name, first in (("pve1", 9000), ("pve2", 9010)):
-                    await nodes.put(
-                        tx,
-                        Node(
-                            name=name,
-                            memory_mb=65_536,
-                            disk_gb=1_000,
-                            cores=16,
-                            storage="local-lvm",
-                            bridge="vmbr0",
-                            templates={"fabric": first, "dev": first + 1},
-                            open=True,
-                        ),
-                    )
+                for node in lab:
+                    await nodes.put(tx, node)
         finally:
             await database.close()
 
@@ -261,7 +261,7 @@ class Stack:
         for name in ("zlh-watchdog", "prefect-worker", "zlh-dispatch", "zlh-api", "prefect-server"):
             if name in self.children:
                 self.children[name].stop()
-        if self.fleet == "sim":
+        if self.with_lab:
             launch.down(self.dir / "lab")
         self.register.remove()
 

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import select
 
+from flows.cli.demo.player import ping
 from flows.cli.demo.report import Row
 from flows.cli.demo.stage import Stage
 from flows.domain.operation import OperationState
@@ -18,18 +19,19 @@ from flows.state import tables as t
 
 #: Steps in whose middle the run is interrupted: something is behind it, and something before.
 MIDDLE = ("start_container", "trust", "deploy_agent", "prepare_workload")
-GAME = {"ctype": "game", "flavor": "fabric", "version": "1.21.4", "memory_mb": 2048, "cores": 2, "disk_gb": 10}
+GAME = {"ctype": "game", "flavor": "fabric", "memory_mb": 2048, "cores": 2, "disk_gb": 10}
 DEV = {"ctype": "dev", "flavor": "dev", "version": "1", "memory_mb": 2048, "cores": 2, "disk_gb": 10}
 
 
 async def order_all(stage: Stage) -> dict[str, str]:
     """Two customers, three servers; one of them submitted 20 times at once. Name → operation id."""
     await asyncio.gather(stage.customer("acme"), stage.customer("globex"))
+    game = {**GAME, "version": await stage.version("jar", "fabric")}
     ids = {
-        "lotus": await stage.order("acme", {**GAME, "name": "lotus", "request_nonce": "demo-lotus"}),
+        "lotus": await stage.order("acme", {**game, "name": "lotus", "request_nonce": "demo-lotus"}),
         "workbench": await stage.order("globex", {**DEV, "name": "workbench", "request_nonce": "demo-workbench"}),
     }
-    body = {**GAME, "name": "fern", "request_nonce": "demo-fern"}
+    body = {**game, "name": "fern", "request_nonce": "demo-fern"}
     same = await asyncio.gather(*(stage.order("globex", body) for _ in range(20)))
     ids["fern"] = same[0]
     return ids
@@ -46,10 +48,12 @@ async def submitted_twenty_times(stage: Stage, operation_id: str) -> Row:
     return row
 
 
-async def interrupted(stage: Stage, fault: str, name: str, operation_id: str, hit: Callable[[Stage, str], None]) -> Row:
-    """Waits for the middle of a provisioning, interrupts it with ``hit(stage, run id)``, and follows it to its end."""
+async def interrupted(
+    stage: Stage, fault: str, name: str, operation_id: str, hit: Callable[[Stage, str], None], steps: Collection[str] = MIDDLE
+) -> Row:
+    """Waits for one of ``steps``, interrupts it with ``hit(stage, run id)``, and follows the operation to its end."""
     row = Row(f"{fault} ({name})")
-    run_id = await stage.until(f"{name} in the middle of its provisioning", lambda: _middle(stage, operation_id), 150)
+    run_id = await stage.until(f"{name} in the middle of its provisioning", lambda: _middle(stage, operation_id, steps), 150)
     before = {r.step: r.runs for r in await _journal(stage, operation_id) if r.state == "done"}
     stage.say(f"{fault}: {name} after {len(before)} steps")
     began, began_ms = time.time(), int(time.time() * 1000)
@@ -92,9 +96,21 @@ def both_killed(stage: Stage, run_id: str) -> None:
     stage.stack.start_worker()
 
 
-async def _middle(stage: Stage, operation_id: str) -> str | None:
+async def player_arrives(stage: Stage, name: str) -> Row:
+    """Server List Ping from outside, as a player's client sends it: by the server's host name, through the proxy."""
+    row = Row(f"a player's client looks for {name}", seen_s=0.0, why="it reaches the game through the proxy, by name")
+    proxy = stage.settings.proxy
+    try:
+        status = await ping(proxy.player_address, proxy.player_port, f"{name}.{stage.settings.dns.zone}")
+        row.expect("version" in status, f"it answered {status}")
+    except (OSError, ValueError) as error:
+        row.failures.append(f"no answer: {error}")
+    return row
+
+
+async def _middle(stage: Stage, operation_id: str, steps: Collection[str]) -> str | None:
     operation = await stage.operation(operation_id)
-    if operation.state is not OperationState.RUNNING or operation.step not in MIDDLE:
+    if operation.state is not OperationState.RUNNING or operation.step not in steps:
         return None
     a = t.attempts.c
     rows = await stage.rows(select(a.run_id).where(a.operation_id == operation_id, a.attempt == operation.attempt))

@@ -17,7 +17,7 @@ from flows.cli.stack import Stack
 from flows.errors import AutomationError
 
 
-def run(directory: Path, json_file: Path | None) -> int:
+def run(directory: Path, json_file: Path | None, fleet: str = "sim") -> int:
     """0 only if every expectation held."""
     console = Console()
     if not console.is_terminal:
@@ -26,10 +26,10 @@ def run(directory: Path, json_file: Path | None) -> int:
     Stack.discard(directory)
     with View(console) as view:
         view.say("short intervals for this demo: sweep 10 s, heartbeat 3 s, lease 15 s (production: 60, 10, 60)")
-        stack = Stack(directory, fleet="sim", short=True, say=view.say)
+        stack = Stack(directory, fleet=fleet, short=True, say=view.say)
         try:
             stack.prepare()
-            view.say("simulated fleet is up; starting the API, the Prefect server and its worker")
+            view.say(f"fleet {fleet} is up; starting the API, the Prefect server and its worker")
             stack.start()
             for line in stack.urls():
                 view.say(line)
@@ -64,6 +64,8 @@ async def _play(stage: Stage) -> list[Row]:
         _row(stage, "both killed", lambda: p.interrupted(stage, "flow and worker killed with -9", "fern", ids["fern"], p.both_killed)),
     )
     rows.append(await _row(stage, "leftovers", lambda: p.nothing_left(stage)))
+    if stage.lab.fleet == "lxc":
+        rows.append(await _row(stage, "player", lambda: p.player_arrives(stage, "lotus")))
     stage.say("the fleet is up; now overlapping faults")
     rows += await asyncio.gather(
         _row(stage, "Discord", lambda: f.discord_down(stage, 24.0)),

@@ -35,6 +35,7 @@ class Stage:
         self.lab = launch.load(stack.dir / "lab")
         self.http = httpx.AsyncClient(timeout=15.0)
         self.tokens: dict[str, str] = {}
+        self.patience = 3.0 if self.lab.fleet == "lxc" else 1.0  # real containers boot, real playbooks run
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -59,6 +60,12 @@ class Stage:
         if answer.status_code != 202:
             raise AutomationError("the front door", why=f"{answer.status_code}: {answer.text[:300]}")
         return answer.headers["Location"].rsplit("/", 1)[-1]
+
+    async def version(self, kind: str, name: str) -> str:
+        """The newest version of an artifact that the lab's catalog promotes."""
+        answer = await self.http.get(f"{self.settings.artifacts.url}/catalog.json")
+        found = [a["version"] for a in answer.json()["artifacts"] if (a["kind"], a["name"], a["state"]) == (kind, name, "promoted")]
+        return str(max(found))
 
     # -- the lab -----------------------------------------------------------------------------------------------------------------------
 
@@ -122,6 +129,7 @@ class Stage:
 
     async def until(self, what: str, look: Callable[[], Awaitable[T | None]], limit_s: float) -> T:
         """Polls until ``look`` returns something true. Raises DeadlineExceeded naming what was waited for."""
+        limit_s *= self.patience
         end = time.monotonic() + limit_s
         while True:
             found = await look()
