@@ -14,8 +14,9 @@ their cgroups by the :func:`~flows.lab.lxc.names.tag` of its path; processes by 
 mount namespaces of containers and of single commands: they vanish with their processes.
 """
 
+from flows.lab.lxc.machine import attach
 from flows.lab.lxc.machines import Machines
 from flows.lab.lxc.names import bridge_name, default_network, mark
 from flows.lab.lxc.ruins import clean
 
-__all__ = ["Machines", "bridge_name", "clean", "default_network", "mark"]
+__all__ = ["Machines", "attach", "bridge_name", "clean", "default_network", "mark"]

@@ -36,7 +36,7 @@ async def ensure(images: Path, programs: Programs) -> Path:
     if root.is_dir():
         return root
     try:
-        os.makedirs(root.parent.parent, exist_ok=True)
+        await asyncio.to_thread(root.parent.parent.mkdir, parents=True, exist_ok=True)
         async with _lock(root.parent.parent / ".lock"):
             if not root.is_dir():
                 await _build(root.parent, programs)
@@ -70,7 +70,7 @@ async def _build(target: Path, programs: Programs) -> None:
         await asyncio.to_thread(shutil.rmtree, remains)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
     try:
-        os.chmod(building, 0o755)
+        await asyncio.to_thread(building.chmod, 0o755)
         root = building / "root"
         await _debootstrap(root, building / "key.asc", programs)
         await asyncio.to_thread(recipe.furnish, root)
@@ -89,7 +89,7 @@ async def _debootstrap(root: Path, key: Path, programs: Programs) -> None:
     elif source.signed_by.startswith("/"):
         trust = [f"--keyring={source.signed_by.split()[0]}"]
     elif "BEGIN PGP" in source.signed_by:
-        key.write_text(source.signed_by.strip() + "\n")
+        await asyncio.to_thread(key.write_text, source.signed_by.strip() + "\n")
         trust = [f"--keyring={key}"]
     # Dies with its parent, in namespaces of its own: no process and no mount of it is left behind.
     inside = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]

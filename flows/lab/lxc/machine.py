@@ -19,6 +19,13 @@ _POLL_S = 0.02
 _SIGRTMIN = 34  # as glibc has it: systemd's signal to power off is three above
 
 
+def attach(directory: Path, vmid: int) -> list[str]:
+    """The command that, followed by another, runs that one in the container: as root, with a clean environment. It ends with the other's code."""
+    sets = [word for value in (f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb") for word in ("-v", value)]
+    above = names.home(directory) / "machines"
+    return ["lxc-attach", "-P", str(above), "-n", names.container_name(directory, vmid), "--clear-env", *sets, "--"]
+
+
 class Machine:
     """Its state is the system's: running is whether its lxc monitor lives."""
 
@@ -125,7 +132,7 @@ class Machine:
             if (init := await self._init()) is not None:
                 processes.send(init, _SIGRTMIN + 3)
             left = deadline - time.monotonic()
-            if await self._ended(min(3.0, left)):
+            if await self._ended(min(1.0, left)):
                 break
             if left <= 0:
                 return False
@@ -147,10 +154,7 @@ class Machine:
     async def execute(self, argv: Sequence[str], *, stdin: bytes, timeout_s: float) -> Ended:
         if not self.running:
             raise SubstanceError(f"CT {self.vmid} not running")
-        environment = (f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
-        sets = [word for value in environment for word in ("-v", value)]
-        attach = ["lxc-attach", "-P", str(self.above), "-n", self.name, "--clear-env", *sets, "--"]
-        return await self.programs.run(*attach, *argv, stdin=stdin, timeout_s=timeout_s)
+        return await self.programs.run(*attach(self.directory, self.vmid), *argv, stdin=stdin, timeout_s=timeout_s, reaps=True)
 
     async def _lxc(self, program: str, *arguments: str, timeout_s: float) -> None:
         await self.programs.do(

@@ -79,8 +79,9 @@ def send(pid: int, number: signal.Signals | int) -> None:
         os.kill(pid, number)
 
 
-def end_tree(pid: int) -> None:
-    """Kills ``pid`` and all that descends from it, sessions of their own included. They are stopped first, so that none forks away."""
+def end_tree(pid: int, *, root: bool = True) -> None:
+    """Kills ``pid`` and all that descends from it, sessions of their own included. They are stopped first, so that none forks away.
+    ``root`` false: ``pid`` itself lives on, to reap its children."""
     stopped: set[int] = set()
     for _ in range(10):
         fresh = {pid, *descendants(pid)} - stopped
@@ -89,5 +90,6 @@ def end_tree(pid: int) -> None:
         for member in fresh:
             send(member, signal.SIGSTOP)
         stopped |= fresh
-    for member in stopped:
+    for member in stopped - {pid}:
         send(member, signal.SIGKILL)
+    send(pid, signal.SIGKILL if root else signal.SIGCONT)

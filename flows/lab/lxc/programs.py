@@ -33,10 +33,18 @@ class Programs:
         self.closed = False
 
     async def run(
-        self, *argv: str | Path, timeout_s: float, stdin: bytes = b"", capture: bool = True, more: Mapping[str, str] | None = None
+        self,
+        *argv: str | Path,
+        timeout_s: float,
+        stdin: bytes = b"",
+        capture: bool = True,
+        reaps: bool = False,
+        more: Mapping[str, str] | None = None,
     ) -> Ended:
         """Runs to its end, whatever its code. Raises SubstanceError where it cannot be started or outlives ``timeout_s``: then it and all
-        its descendants are killed, as on cancellation. ``capture`` false: for what leaves a daemon behind, which would keep the pipes."""
+        its descendants are killed, as on cancellation. ``capture`` false: for what leaves a daemon behind, which would keep the pipes.
+        ``reaps``: its children are killed before it, so that it sees them end: an attached command's zombie would keep its container
+        from halting, where the machine's init does not care for orphans."""
         if self.closed:
             raise SubstanceError(f"{argv[0]}: not run, for the lab is closing")
         pipe = asyncio.subprocess.PIPE if capture else asyncio.subprocess.DEVNULL
@@ -59,11 +67,17 @@ class Programs:
             raise SubstanceError(f"{argv[0]}: did not end within {timeout_s:g} s") from None
         finally:
             if process.returncode is None:
-                processes.end_tree(process.pid)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(5):
-                        await process.wait()
+                await self._kill(process, reaps)
         return Ended(process.returncode if process.returncode is not None else -9, out or b"", err or b"")
+
+    @staticmethod
+    async def _kill(process: asyncio.subprocess.Process, reaps: bool) -> None:
+        for root in (False, True) if reaps else (True,):
+            processes.end_tree(process.pid, root=root)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5 if root else 1):
+                    await process.wait()
+                return
 
     async def do(self, *argv: str | Path, timeout_s: float = 60.0, what: str = "", more: Mapping[str, str] | None = None) -> bytes:
         """Its standard output. Raises SubstanceError, with the end of its errors, unless it ends with 0."""

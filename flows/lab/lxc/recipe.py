@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -65,12 +66,20 @@ MASKED = (
 #: Would fetch or work by themselves; a role may enable them.
 DISABLED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer", "unattended-upgrades.service"),
-    *("e2scrub_reap.service", "systemd-timesyncd.service"),
+    *("e2scrub_reap.service", "systemd-timesyncd.service", "systemd-pstore.service", "getty@tty1.service"),
 )
 #: Contents of directories and single files that go: the mirror's indexes, the build's keys, what nobody reads in a lab.
 _REMOVED = (
     *("var/cache/apt/*", "var/lib/apt/lists/*", "var/log/*.log", "var/log/apt/*", "etc/ssh/ssh_host_*", "etc/hostname", "var/lib/dbus/machine-id"),
-    *("usr/share/doc/*", "usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "var/lib/systemd/random-seed", "root/.bash_history"),
+    *(
+        "usr/share/doc/*",
+        "usr/share/man/*",
+        "usr/share/info/*",
+        "usr/share/locale/*",
+        "var/lib/systemd/random-seed",
+        "root/.bash_history",
+        "etc/apt/sources.list.d/*",
+    ),
 )
 
 
@@ -82,14 +91,13 @@ def digest() -> str:
 
 def furnish(root: Path) -> None:
     """Turns debootstrap's result in ``root`` into the image. Nothing runs in it. Raises OSError."""
+    # Not Path.glob(): it takes a link whose target is only in the image for absent.
     for pattern in _REMOVED:
-        for path in root.glob(pattern):
+        for path in (root / name for name in glob.glob(pattern, root_dir=root)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for path in root.glob("etc/apt/sources.list.d/*"):
-        path.unlink()
     for name, (mode, content) in FILES.items():
         path = root / name
         path.unlink(missing_ok=True)
@@ -98,8 +106,8 @@ def furnish(root: Path) -> None:
         path.chmod(mode)
     units = root / "etc/systemd/system"
     for unit in DISABLED:
-        for link in units.glob(f"*.wants/{unit}"):
-            link.unlink()
+        for link in glob.glob(f"*.wants/{unit}", root_dir=units):
+            (units / link).unlink()
     for unit in MASKED:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")

@@ -40,7 +40,9 @@ def clean(directory: Path) -> list[str]:
     directory = directory.resolve()
     descriptor = None
     if directory.is_dir() and directory not in held:
-        descriptor = hold(directory)
+        deadline = time.monotonic() + 2  # a killed lab's child may have it still, until it becomes another program
+        while (descriptor := hold(directory)) is None and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         if descriptor is None:
             raise SubstanceError(f"{directory}: a lab lives there · stop it first")
     try:
