@@ -62,14 +62,15 @@ def prepare(directory: Path, project_dir: Path, *, cache: Path = CACHE) -> None:
 
     Raises AutomationError (what is missing, and how to get it), TaskFailed (a build failed, with the end of its output) or Busy.
     """
-    wares = [_agent(project_dir.resolve(), cache), _game(cache), *_mods(cache), _node(cache)]
+    wares = [agent(project_dir.resolve(), cache), game(cache), *_mods(cache), _node(cache)]
     _publish(directory, wares)
 
 
 # ── what is built ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _agent(project_dir: Path, cache: Path) -> Ware:
+def agent(project_dir: Path, cache: Path = CACHE) -> Ware:
+    """The agent alone."""
     source = project_dir / "agent"
     if not (source / "build.py").is_file():
         raise AutomationError("building the agent", why=f"there is no {source}/build.py", remedy="name the project's directory (--project-dir)")
@@ -87,7 +88,8 @@ def _agent(project_dir: Path, cache: Path) -> Ware:
     return replace(_AGENT, path=cached("agent", key, build, cache=cache) / _AGENT.filename)
 
 
-def _game(cache: Path) -> Ware:
+def game(cache: Path = CACHE) -> Ware:
+    """The server bundle alone."""
     manifest = _manifest(_GAMES)
     version, squid = manifest["config"]["minecraft"], manifest["dependencies"]["flying-squid"]
     ware = Ware(

@@ -30,8 +30,20 @@ def script() -> Path:
 class Player:
     """One bot on its way. ``name`` is the host name that it asks for."""
 
-    def __init__(self, port: int, name: str, *, seconds: float = 1.0, username: str = "bot", timeout_s: float = 20.0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        *,
+        seconds: float = 1.0,
+        username: str = "bot",
+        timeout_s: float = 20.0,
+        host: str = "127.0.0.1",
+        say: str | None = None,
+    ) -> None:
         options = {"host": host, "port": port, "name": name, "seconds": seconds, "username": username, "timeout": timeout_s}
+        if say is not None:
+            options["say"] = say
         arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         self._process = subprocess.Popen(["node", str(script()), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         self._deadline_s = seconds + timeout_s + 20

@@ -207,10 +207,10 @@ def test_the_agents_build_is_taken_by_what_it_prints(tmp_path: Path) -> None:
     (tmp_path / "agent").mkdir()
     script = "import sys, pathlib\np = pathlib.Path(sys.argv[2]) / 'zlh-agent-0.1.0.pyz'\np.write_text('pyz')\nprint('building')\nprint(p)\n"
     (tmp_path / "agent" / "build.py").write_text(script)
-    assert wares._agent(tmp_path, tmp_path / "cache").path.read_text() == "pyz"
+    assert wares.agent(tmp_path, tmp_path / "cache").path.read_text() == "pyz"
     (tmp_path / "agent" / "build.py").write_text("print('/etc/passwd')")
     with pytest.raises(TaskFailed, match="passwd"):
-        wares._agent(tmp_path, tmp_path / "cache")
+        wares.agent(tmp_path, tmp_path / "cache")
 
 
 def test_locks_name_no_registry_and_hold_every_hash() -> None:

@@ -29,8 +29,8 @@ class Log {
 
   #write (level, text) {
     const time = new Date().toTimeString().slice(0, 8)
-    const [first, ...stack] = String(text).split('\n')
-    // A stack's further lines are indented, so that none looks like a line of its own.
+    // Only an error has further lines, a stack's: indented, so that none looks like a line of its own.
+    const [first, ...stack] = level === 'ERROR' ? String(text).split('\n') : [String(text)]
     const lines = [`[${time}] [Server thread/${level}]: ${first.replace(CONTROL, '?')}`, ...stack.map((line) => `    ${line.trim().replace(CONTROL, '?')}`)]
     const line = lines.join('\n') + '\n'
     process.stdout.write(line)

@@ -9,6 +9,7 @@ module.exports.server = function (serv, settings) {
   serv.warn = (message) => log.warn(plain(message))
   serv.err = (message) => log.error(plain(message))
   serv.createLog = () => {}
+  serv.on('error', () => {}) // game.js looks at the listener's errors; without any handler here the first would end the process
   serv.on('clientError', (client, error) => log.info(`${client.socket?.remoteAddress}: ${error.message}`))
 }
 
