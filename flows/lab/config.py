@@ -110,6 +110,7 @@ class ProxmoxTimings(Section):
     shutdown_s: Seconds = 0.5
     destroy_s: Seconds = 0.3
     snapshot_s: Seconds = 0.3
+    backup_s: Seconds = 1.0
     refuse_s: Seconds = Field(3.0, description="delay of a 401")
     lock_wait_s: Seconds = Field(10.0, description="how long a call or task waits for a container's lock file")
     storage_lock_wait_s: Seconds = Field(0.4, description="how long a clone waits for its storage's lock: shorter than a clone, as in reality")

@@ -105,9 +105,13 @@ class Records:
 
     async def drop_snapshot(self, container: LabContainer, name: str) -> None: ...
 
-    async def backup(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None: ...
+    async def backup(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None:
+        """The face keeps the record; there is no file."""
+        say(f"creating vzdump archive '{archive}'")
+        say("archive file size: 256MB")
 
-    async def restore(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None: ...
+    async def restore(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None:
+        say(f"extracting archive '{archive}'")
 
     async def running(self, container: LabContainer) -> bool:
         return container.status == "running"

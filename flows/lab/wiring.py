@@ -27,7 +27,9 @@ CHANNELS = {
 NETWORKS = ipaddress.IPv4Network("10.213.0.0/16")
 #: Memory of a container in MiB, of a node's in all, and what a clone of real files takes: nothing is waited for on top of the work itself.
 LXC_MEMORY_MB, LXC_NODE_MEMORY_MB = 512, 16_384
-LXC_TIMINGS = dict.fromkeys(("clone_s", "start_s", "stop_s", "shutdown_s", "destroy_s", "snapshot_s"), 0.0) | {"storage_lock_wait_s": 60.0}
+LXC_TIMINGS = dict.fromkeys(("clone_s", "start_s", "stop_s", "shutdown_s", "destroy_s", "snapshot_s", "backup_s"), 0.0) | {
+    "storage_lock_wait_s": 60.0
+}
 
 
 def generated(directory: Path, fleet: str = "sim") -> dict[str, Any]:

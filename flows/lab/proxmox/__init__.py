@@ -9,7 +9,7 @@
 
 The address is one that moves to a living node, as a floating address would: it answers while any node is online. A cluster with
 an even number of nodes is taken to have a QDevice, so that the loss of one node of two leaves it quorate.
-Not simulated: HA, migration, vzdump and restore, virtual machines, pending changes.
+Not simulated: HA, migration, virtual machines, pending changes.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ class Proxmox:
 
 async def start(config: LabConfig, world: World, faults: Faults) -> Proxmox:
     """Listens when it returns. Raises OSError where the address is taken."""
-    cluster = Cluster(config.proxmox, world, faults)
+    dumps = config.directory.resolve() / "lxc" / "dump" if config.fleet == "lxc" else None  # removed with all else of the containers
+    cluster = Cluster(config.proxmox, world, faults, dumps)
     await cluster.open()
     host, port = split_bind(config.proxmox.bind)
     names = ["localhost", *(n.name for n in config.proxmox.nodes)]

@@ -1,14 +1,18 @@
-"""Storages: a record of which volumes there are. Nothing is stored."""
+"""Storages and their volumes: root file systems, templates, backups."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from flows.lab.config import StorageConfig
 from flows.lab.proxmox import guest
+from flows.lab.proxmox.archives import Archive, may_use, owner_of
 from flows.lab.proxmox.cluster import ARCHIVE
-from flows.lab.proxmox.params import BOOL, STORAGE, P
+from flows.lab.proxmox.errors import PveError, TaskError
+from flows.lab.proxmox.params import BOOL, STORAGE, TEXT, P
 from flows.lab.proxmox.routing import Call, route
+from flows.lab.proxmox.tasks import Task
 
 _SEES = ("/storage/{storage}", "any", "Datastore.Audit", "Datastore.AllocateSpace")
 
@@ -73,4 +77,75 @@ async def content(call: Call) -> Any:
     if "vztmpl" in storage.content:
         archive = {"volid": f"{storage.name}:vztmpl/{ARCHIVE}", "content": "vztmpl", "format": "tzst", "size": 123_456_789, "ctime": 1_760_000_000}
         volumes.append(archive)
+    if "backup" in storage.content:
+        held = call.cluster.archives.on(call.cluster.place(storage.name, call.node), storage.name)
+        volumes += [backup.view() for backup in held if _may(call, backup.volid, backup.vmid)]
     return [v for v in volumes if wanted in (None, v["content"]) and vmid in (None, v.get("vmid"))]
+
+
+def _may(call: Call, volid: str, owner: int) -> bool:
+    try:
+        may_use(call.identity, volid, owner)
+    except PveError:
+        return False
+    return True
+
+
+_VOLUME = "/nodes/{node}/storage/{storage}/content/{volume}"
+
+
+def _backup(call: Call, *, to_delete: bool = False) -> Archive:
+    """The volume that the path names, with or without its storage. Raises PveError. The lab's other volumes are their containers' own."""
+    storage, volume = str(call.params["storage"]), str(call.params["volume"])
+    volid = volume if ":" in volume else f"{storage}:{volume}"
+    if volid.partition(":")[0] != storage:
+        raise PveError.parameters(volume=f"storage ID mismatch ({volid.partition(':')[0]} != {storage})\n")
+    owner = owner_of(volid)
+    if owner is None and to_delete:
+        call.identity.require(f"/storage/{storage}", "Datastore.Allocate")
+    may_use(call.identity, volid, owner)
+    call.cluster.storage(storage, call.node)
+    return call.cluster.archive(call.node, volid)
+
+
+@route("GET", _VOLUME, params={"storage": STORAGE})
+async def volume(call: Call) -> Any:
+    found = _backup(call)
+    answer: dict[str, Any] = {"path": found.path, "size": found.size, "used": found.size, "format": found.format, "protected": int(found.protected)}
+    return {**answer, "notes": found.notes}
+
+
+@route("PUT", _VOLUME, params={"storage": STORAGE, "notes": TEXT, "protected": BOOL})
+async def annotate(call: Call) -> Any:
+    found = _backup(call)
+    found.notes = call.params.get("notes", found.notes)
+    found.protected = bool(call.params.get("protected", found.protected))
+    return None
+
+
+@route("DELETE", _VOLUME, params={"storage": STORAGE, "delay": P("integer", minimum=1, maximum=30)})
+async def remove(call: Call) -> Any:
+    found = _backup(call, to_delete=True)
+    place = call.cluster.place(found.storage, call.node)
+
+    async def body(task: Task) -> None:
+        await task.work(0.0)
+        if found.protected:
+            raise TaskError(f"cannot remove protected volume '{found.volid.partition(':')[2]}' on '{found.storage}'")
+        if call.cluster.archives.find(place, found.volid) is not found:
+            raise TaskError(f"volume '{found.volid}' does not exist")
+        call.cluster.archives.remove(place, found)
+        task.say(f"Removed volume '{found.volid}'")
+
+    upid = call.spawn("imgdel", body, id_=f"{found.vmid}@{found.storage}")
+    delay = call.params.get("delay")
+    if delay is None:
+        return upid
+    task = call.cluster.tasks.find(call.node, upid)
+    if task.job is not None:
+        await asyncio.wait({task.job}, timeout=float(delay))
+    if task.running:
+        return upid
+    if task.status != "OK":
+        raise PveError(500, str(task.status))
+    return None

@@ -7,14 +7,16 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from flows.lab.config import ProxmoxConfig, StorageConfig, TemplateConfig
 from flows.lab.faults import Faults
 from flows.lab.proxmox import guest
+from flows.lab.proxmox.archives import Archive, Archives
 from flows.lab.proxmox.auth import Auth
-from flows.lab.proxmox.errors import PveError
-from flows.lab.proxmox.tasks import Tasks
+from flows.lab.proxmox.errors import PveError, TaskDied
+from flows.lab.proxmox.tasks import Task, Tasks
 from flows.lab.substance import Substance
 from flows.lab.world import LabContainer, LabNode, World
 
@@ -24,12 +26,13 @@ ARCHIVE = "debian-13-standard_13.1-2_amd64.tar.zst"
 class Cluster:
     """Seeds the world with the configured nodes and templates. ``calls`` keeps the last requests for judges."""
 
-    def __init__(self, config: ProxmoxConfig, world: World, faults: Faults) -> None:
+    def __init__(self, config: ProxmoxConfig, world: World, faults: Faults, directory: Path | None = None) -> None:
         self.config, self.world, self.faults, self.times = config, world, faults, config.timings
         self.auth, self.tasks = Auth(config), Tasks()
         self.calls: deque[dict[str, Any]] = deque(maxlen=1_000)
         self.started = time.time()
         self.fingerprint = ""
+        self.archives = Archives(directory)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         for node in config.nodes:
             world.nodes.setdefault(node.name, LabNode(node.name, True, node.memory_mb, node.cores, node.disk_gb))
@@ -147,6 +150,29 @@ class Cluster:
         scope = "" if self.storage(storage, node).shared else node
         return self._locked(f"/var/lock/pve-manager/pve-storage-{storage}", self.times.storage_lock_wait_s, scope)
 
+    @contextlib.asynccontextmanager
+    async def vzdump_lock(self, node: str, wait_s: float, task: Task) -> AsyncIterator[None]:
+        """One backup job per node. A job that waits in vain ends without a last word, as the real one does. Raises TaskDied."""
+        lock, file = self._locks[f"{node}/var/run/vzdump.lock"], "/var/run/vzdump.lock"
+        if lock.locked():
+            if not wait_s:
+                task.say(f"ERROR: can't acquire lock '{file}' (wait = 0)")
+                raise TaskDied
+            task.say("INFO: trying to get global lock - waiting...")
+            try:
+                async with asyncio.timeout(wait_s):
+                    await lock.acquire()
+            except TimeoutError:
+                task.say(f"ERROR: can't acquire lock '{file}' - got timeout")
+                raise TaskDied from None
+            task.say("INFO: got global lock")
+        else:
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     # ── storages ────────────────────────────────────────────────────────────────────────────────────
     def storages_on(self, node: str) -> list[StorageConfig]:
         return [s for s in self.config.storages if not s.nodes or node in s.nodes]
@@ -158,6 +184,18 @@ class Cluster:
             raise PveError(500, f"storage '{name}' does not exist")
         if node is not None and found.nodes and node not in found.nodes:
             raise PveError(500, f"storage '{name}' is not available on node '{node}'")
+        return found
+
+    def place(self, storage: str, node: str) -> str:
+        """Where a storage's volumes are: on its node, or (empty) on none in particular."""
+        return "" if self.storage(storage, node).shared else node
+
+    def archive(self, node: str, volid: str) -> Archive:
+        """Raises PveError 500 where there is no such backup."""
+        name = volid.partition(":")[0]
+        found = self.archives.find(self.place(name, node), volid)
+        if found is None:
+            raise PveError(500, f"volume '{volid}' does not exist")
         return found
 
     def check_bridge(self, identity: Any, net: str) -> None:

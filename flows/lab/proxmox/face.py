@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from flows.lab.faults import Fault, Mode, cut
-from flows.lab.proxmox import api_access, api_cluster, api_nodes, api_storage, clone, config, lxc, power, snapshots, task_api
+from flows.lab.proxmox import api_access, api_cluster, api_nodes, api_storage, clone, config, lxc, power, snapshots, task_api, vzdump
 from flows.lab.proxmox.cluster import Cluster
 from flows.lab.proxmox.errors import PveError
 from flows.lab.proxmox.params import verify
@@ -27,7 +27,7 @@ from flows.lab.substance import SubstanceError
 log = logging.getLogger(__name__)
 PREFIX = "/api2/json"
 #: Importing these fills the table of methods.
-METHODS = (api_access, api_cluster, api_nodes, api_storage, clone, config, lxc, power, snapshots, task_api)
+METHODS = (api_access, api_cluster, api_nodes, api_storage, clone, config, lxc, power, snapshots, task_api, vzdump)
 _BEFORE = (Mode.UNREACHABLE, Mode.ERROR, Mode.HANG, Mode.EXPIRED)
 _WITHOUT_IDENTITY = "/access/ticket"
 

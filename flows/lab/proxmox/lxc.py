@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from flows.lab.proxmox import guest
@@ -9,9 +10,11 @@ from flows.lab.proxmox.api_cluster import silent_node
 from flows.lab.proxmox.cluster import ARCHIVE
 from flows.lab.proxmox.errors import PveError, TaskError
 from flows.lab.proxmox.params import BOOL, STORAGE, TEXT, VMID, P
+from flows.lab.proxmox.restore import restore
 from flows.lab.proxmox.routing import Call, route
 from flows.lab.proxmox.tasks import Task
 from flows.lab.proxmox.views import container_view
+from flows.lab.substance import SubstanceError
 from flows.lab.world import LabContainer
 
 
@@ -74,10 +77,15 @@ _CREATE = {
 
 @route("POST", "/nodes/{node}/lxc", params=_CREATE)
 async def create(call: Call) -> Any:
-    """From an archive of the storage's content. Restoring a backup is not simulated."""
+    """From an archive of the storage's content: a template, or with ``restore`` a backup."""
     cluster, params, vmid = call.cluster, dict(call.params), call.vmid
     if params.get("restore"):
-        raise PveError(501, "the lab keeps records, not data: restore is not simulated")
+        given = {key: value for key, value in params.items() if key.rstrip("0123456789") in _STEMS and key not in ("lock", "template")}
+        guest.check_rights(call.identity, vmid, {k: v for k, v in given.items() if k in ("features", "hookscript") or k[:2] in ("mp", "de")})
+        for key, value in given.items():
+            if key.startswith("net"):
+                cluster.check_bridge(call.identity, str(value))
+        return await restore(call, given)
     if not call.identity.may(f"/vms/{vmid}", "VM.Allocate"):
         raise PveError(403, "Permission check failed")
     storage = cluster.storage(params.pop("storage", "local"), call.node)
@@ -109,13 +117,18 @@ async def create(call: Call) -> Any:
                 raise TaskError(f"unable to create CT {vmid} - volume '{params['ostemplate']}' does not exist")
             task.say(f"extracting archive '/var/lib/vz/template/cache/{archive}'")
             await task.work(cluster.times.clone_s)
-        except TaskError:
-            cluster.world.containers.pop(vmid, None)
-            await call.changed()
+            await cluster.substance.template(container, "")
+            container.lock = None
+            if params.get("start"):
+                async with cluster.config_lock(vmid):
+                    await cluster.substance.start(container)
+                    container.start()
+        except (TaskError, SubstanceError, asyncio.CancelledError):
+            if not task.dies:
+                await cluster.substance.destroy(container)
+                cluster.world.containers.pop(vmid, None)
+                await call.changed()
             raise
-        container.lock = None
-        if params.get("start"):
-            container.start()
         await call.changed()
 
     return call.spawn("vzcreate", body, may_die=True)

@@ -85,7 +85,7 @@ class Route:
 
 ROUTES: list[Route] = []
 _TEXT = P(optional=False)
-_IN_PATH = {"node": NODE, "vmid": VMID, "upid": _TEXT, "storage": _TEXT, "snapname": _TEXT, "poolid": _TEXT}
+_IN_PATH = {"node": NODE, "vmid": VMID, "upid": _TEXT, "storage": _TEXT, "snapname": _TEXT, "poolid": _TEXT, "volume": _TEXT}
 
 
 def route(
@@ -103,15 +103,18 @@ def route(
 
 
 def find(method: str, path: str) -> tuple[Route, dict[str, str]]:
-    """The route and the parameters in the path; literal parts win. Raises PveError 501."""
+    """The route and the parameters in the path; literal parts win. A volume is all that remains. Raises PveError 501."""
     parts = path.strip("/").split("/")
     best: tuple[int, Route, dict[str, str]] | None = None
     for candidate in ROUTES:
         wanted = candidate.template.strip("/").split("/")
-        if candidate.method != method or len(wanted) != len(parts):
+        given = parts
+        if wanted[-1] == "{volume}" and len(parts) > len(wanted):
+            given = [*parts[: len(wanted) - 1], "/".join(parts[len(wanted) - 1 :])]
+        if candidate.method != method or len(wanted) != len(given):
             continue
-        found = {w[1:-1]: p for w, p in zip(wanted, parts, strict=True) if w.startswith("{")}
-        if any(not w.startswith("{") and w != p for w, p in zip(wanted, parts, strict=True)):
+        found = {w[1:-1]: p for w, p in zip(wanted, given, strict=True) if w.startswith("{")}
+        if any(not w.startswith("{") and w != p for w, p in zip(wanted, given, strict=True)):
             continue
         if best is None or len(found) < best[0]:
             best = (len(found), candidate, found)

@@ -24,6 +24,7 @@ TIMINGS = {
     "shutdown_s": 0.05,
     "destroy_s": 0.03,
     "snapshot_s": 0.03,
+    "backup_s": 0.05,
     "refuse_s": 0.02,
     "lock_wait_s": 0.2,
     "storage_lock_wait_s": 0.05,
