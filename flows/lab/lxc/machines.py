@@ -132,13 +132,16 @@ class Machines:
         if machine.running:
             await machine.limit(limits)
 
-    def _configuration(self, container: LabContainer, machine: Machine) -> str:
+    def _card(self, container: LabContainer) -> settings.Card | None:
+        return settings.card(str(container.config.get("net0") or ""), self.network, names.hardware_address(self.directory, container.vmid))
+
+    def _configuration(self, container: LabContainer, machine: Machine, card: settings.Card | None) -> str:
         config: dict[str, Any] = container.config
         return settings.text(
             name=machine.name,
             host=settings.hostname(config, container.vmid),
             root=layers.root(machine.home, self._image),
-            net=settings.card(str(config.get("net0") or ""), self.network),
+            net=card,
             bridge=self.bridge,
             veth=names.veth_name(self.directory, container.vmid),
             limits=self._hierarchies.limits(*settings.wants(config)),
@@ -146,9 +149,13 @@ class Machines:
         )
 
     async def start(self, container: LabContainer) -> None:
-        machine = self._present(container)
+        machine, card = self._present(container), self._card(container)
+        configuration = self._configuration(container, machine, card)
+        if card is not None and card.address is not None and not machine.running:
+            # The address may have been another container's a moment ago: this machine must not go on looking for that one.
+            await self._programs.do("ip", "neighbour", "flush", "to", str(card.address.ip), "dev", self.bridge, timeout_s=10)
         with _told(f"start of CT {container.vmid}"):
-            await machine.start(self._configuration(container, machine))
+            await machine.start(configuration)
 
     async def stop(self, container: LabContainer) -> None:
         await self._machine(container).stop()

@@ -64,6 +64,12 @@ def veth_name(directory: Path, vmid: int) -> str:
     return veth_prefix(directory) + (digits or "0")
 
 
+def hardware_address(directory: Path, vmid: int) -> str:
+    """For a card whose record has none: the same at every start, or neighbours would look for the old one."""
+    digits = hashlib.sha256(container_name(directory, vmid).encode()).hexdigest()[:10]
+    return ":".join(["02", *(digits[i : i + 2] for i in range(0, 10, 2))])
+
+
 def default_network(directory: Path) -> IPv4Network:
     """A /24 inside 10.213.0.0/16 by the directory's hash: two labs rarely meet, and where they do, the second one says so."""
     return IPv4Network(((10 << 24) | (213 << 16) | (int(tag(directory)[:2], 16) << 8), 24))

@@ -37,19 +37,20 @@ class Card:
     name: str = "eth0"
     address: IPv4Interface | None = None
     gateway: str | None = None
-    mac: str | None = None
+    mac: str = ""
 
 
-def card(text: str, network: IPv4Network) -> Card | None:
-    """None where the record has no card. Raises SubstanceError naming the part that is wrong: an address outside ``network`` cannot be reached,
+def card(text: str, network: IPv4Network, mac: str) -> Card | None:
+    """None where the record has no card; ``mac`` is for one that has no hardware address. Raises SubstanceError
+    naming the part that is wrong: an address outside ``network`` cannot be reached,
     and the network's first one is the bridge's."""
     if not text:
         return None
     parts = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    name, mac, ip, gateway = parts.get("name", "eth0"), parts.get("hwaddr"), parts.get("ip", "manual"), parts.get("gw")
+    name, mac, ip, gateway = parts.get("name", "eth0"), parts.get("hwaddr", mac), parts.get("ip", "manual"), parts.get("gw")
     if _INTERFACE.fullmatch(name) is None:
         raise SubstanceError(f"net0: name={name[:40]!r} is no interface's name · use letters and digits")
-    if mac is not None and _MAC.fullmatch(mac) is None:
+    if _MAC.fullmatch(mac) is None:
         raise SubstanceError(f"net0: hwaddr={mac[:40]!r} is no MAC address · leave it out")
     if ip in ("manual", "dhcp"):
         return Card(name, None, None, mac)
@@ -109,8 +110,7 @@ def text(*, name: str, host: str, root: str, net: Card | None, bridge: str, veth
     else:
         lines += ["lxc.net.0.type = veth", f"lxc.net.0.link = {bridge}", f"lxc.net.0.veth.pair = {veth}", f"lxc.net.0.name = {net.name}"]
         lines.append("lxc.net.0.flags = up")
-        if net.mac:
-            lines.append(f"lxc.net.0.hwaddr = {net.mac}")
+        lines.append(f"lxc.net.0.hwaddr = {net.mac}")
         if net.address:
             lines.append(f"lxc.net.0.ipv4.address = {net.address}")
         if net.gateway:
