@@ -17,6 +17,8 @@ from zlh_agent.unit import UnitError
 #: Seconds for which an answer speaks: whoever asks often causes no more than one look.
 FRESH_S = 5.0
 RUNTIMES = Path("/opt/zlh/runtimes")
+#: Written last into the directory of a runtime, when it is whole.
+MARK = ".zlh-sha256"
 _SSHD = ("ssh.service", "ssh.socket")
 
 
@@ -47,7 +49,7 @@ class Provisioned:
         except NotPrepared as error:
             return [str(error)]
         missing = []
-        if not (game.directory / "server.jar").is_file():
+        if not _is_file(game.directory / "server.jar"):
             missing.append(f"jar: {game.directory / 'server.jar'}")
         if not _accepted(game.directory / "eula.txt"):
             missing.append(f"eula: {game.directory / 'eula.txt'}")
@@ -78,7 +80,7 @@ class Provisioned:
             missing.append(f"workspace: {workspace}")
         if not await self._unit("ActiveState", "active", *_SSHD):
             missing.append("sshd")
-        missing += [f"runtime: {name} {version}" for name, version in _runtimes(wanted) if not _filled(self._runtimes / name / version)]
+        missing += [f"runtime: {name} {version}" for name, version in _runtimes(wanted) if not _is_file(self._runtimes / name / version / MARK)]
         if wanted.get("code_server") is True and not await self._unit("LoadState", "loaded", "code-server.service"):
             missing.append("code-server")
         return missing
@@ -111,8 +113,8 @@ def _runtimes(wanted: dict[str, Any]) -> list[tuple[str, str]]:
     return [(str(r.get("name")), str(r.get("version"))) for r in listed if isinstance(r, dict)] if isinstance(listed, list) else []
 
 
-def _filled(directory: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
-        return any(directory.iterdir())
-    except OSError:
+        return path.is_file()
+    except (OSError, ValueError):
         return False

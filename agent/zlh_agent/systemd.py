@@ -21,7 +21,7 @@ ANSWER_S = 20.0
 LOOK_S = 0.5
 #: Characters of one line of output.
 LINE = 500
-_PROPERTIES = "LoadState,ActiveState,MainPID,Result,ExecMainCode,ExecMainStatus,InvocationID,ExecMainStartTimestampMonotonic"
+_PROPERTIES = "LoadState,ActiveState,MainPID,Result,ExecMainCode,ExecMainStatus,InvocationID,ExecMainStartTimestampMonotonic,Job"
 _EXITED = "1"  # CLD_EXITED; what is neither 0 nor this ended by a signal
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
 
@@ -38,7 +38,7 @@ class SystemdUnit:
         state = said.get("ActiveState")
         if code != 0 or not state:
             raise UnitError(f"systemctl show {self._name}: {err or f'exit code {code}'}")
-        active = state not in ("inactive", "failed")
+        active = state not in ("inactive", "failed") or _number(said, "Job") > 0  # between the halves of a restart by hand it is neither
         return Look(
             loaded=said.get("LoadState") == "loaded",
             active=active,
