@@ -13,6 +13,7 @@ from flows.lab.lxc.programs import Programs
 from flows.lab.substance import SubstanceError
 
 _SYSCTL = Path("/proc/sys/net")
+_PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
 
 def conflict(routes: Sequence[Mapping[str, Any]], network: IPv4Network, bridge: str) -> str | None:
@@ -30,8 +31,8 @@ def conflict(routes: Sequence[Mapping[str, Any]], network: IPv4Network, bridge: 
 
 async def up(name: str, network: IPv4Network, programs: Programs) -> None:
     """The bridge exists and is up. Raises SubstanceError where the network is in use elsewhere on this machine, another lab included."""
-    if network.prefixlen > 29 or not network.is_private:
-        raise SubstanceError(f"network {network}: must be private and /29 or larger · for instance 10.213.0.0/24")
+    if network.prefixlen > 29 or not any(network.subnet_of(private) for private in _PRIVATE):
+        raise SubstanceError(f"network {network}: must be private (RFC 1918) and /29 or larger · for instance 10.213.0.0/24")
     await _refuse(name, network, programs)
     await programs.do("ip", "link", "add", name, "type", "bridge", timeout_s=10, what=f"bridge {name}")
     # Nothing that comes from the bridge is forwarded, whatever the host does for others; and no IPv6 at all.
@@ -47,6 +48,6 @@ async def up(name: str, network: IPv4Network, programs: Programs) -> None:
 
 
 async def _refuse(name: str, network: IPv4Network, programs: Programs) -> None:
-    routes = json.loads(await programs.do("ip", "-j", "-4", "route", "show", timeout_s=10) or b"[]")
+    routes = json.loads(await programs.do("ip", "-j", "-4", "route", "show", "table", "all", timeout_s=10) or b"[]")
     if other := conflict(routes, network, name):
         raise SubstanceError(f"network {network} is already in use: {other} · give the lab another network")
