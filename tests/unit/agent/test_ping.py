@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from zlh_agent.ping import MAX_ANSWER, accepts, ping
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
 
 @asynccontextmanager
 async def serving(answer: bytes, seen: list[bytes] | None = None, *, hang: bool = False) -> AsyncIterator[int]:
+    handlers: list[asyncio.Task[None] | None] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.read(1024)
-        if seen is not None:
-            seen.append(request)
-        if hang:
-            await asyncio.sleep(30)
-        writer.write(answer)
+        handlers.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            request = await reader.read(1024)
+            if seen is not None:
+                seen.append(request)
+            if hang:
+                await reader.read()  # until the other side gives up
+            writer.write(answer)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await asyncio.gather(*(handler for handler in handlers if handler is not None))
 
 
 def varint(value: int) -> bytes:
