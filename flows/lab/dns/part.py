@@ -7,30 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import dns.exception
-import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.tsig
 
 from flows.errors import BadInput
-from flows.lab.config import DnsConfig, LabConfig, split_bind
+from flows.lab.config import DnsConfig, split_bind
+from flows.lab.dns.orders import parse
 from flows.lab.dns.server import Request, Server
 from flows.lab.dns.zone import Zone
 from flows.lab.faults import Faults, Mode
 from flows.lab.part import PartError
-from flows.lab.world import World
 
 #: Seconds that a TCP connection may idle.
 IDLE_S = 30.0
 #: Tries to get the same port for UDP and TCP where the system chooses.
 PORT_TRIES = 20
 _FAULTS = (Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER)
-
-
-async def start(config: LabConfig, world: World, faults: Faults) -> DnsPart:
-    part = DnsPart(config.dns, faults)
-    await part.open()
-    return part
 
 
 class _Dropped(Exception):
@@ -109,32 +102,16 @@ class DnsPart:
         }
 
     async def manipulate(self, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``delete`` (``name``, ``rtype`` or all), ``replace`` and ``add`` (``name``, ``rtype``, ``value`` or a list of them, ``ttl``)."""
-        values = arguments.get("value", [])
-        values = [str(value) for value in values] if isinstance(values, (list, tuple)) else [str(values)]
-        rtype = str(arguments["rtype"]) if arguments.get("rtype") else None
-        try:
-            name = dns.name.from_text(str(arguments.get("name") or ""), self._relative(str(arguments.get("name") or "")))
-            if not name.is_subdomain(self.zone.origin):
-                raise PartError(f"name: {name} is not in zone {self.zone.origin}")
-            if op == "delete":
-                if not self.zone.remove(name, rtype):
-                    raise PartError(f"name: {name} has no such record")
-            elif op in ("replace", "add"):
-                if rtype is None or not values:
-                    raise PartError(f"{op} needs rtype and value")
-                self.zone.put(name, rtype, values, int(arguments.get("ttl", 60)), add=op == "add")
-            else:
-                raise PartError(f"op: {op!r} is none of delete, replace, add")
-        except (dns.exception.DNSException, ValueError, dns.rdatatype.UnknownRdatatype) as error:
-            raise PartError(f"not a record: {error}") from error
+        """See :mod:`flows.lab.dns.orders`."""
+        order = parse(op, arguments, self.zone.origin)
+        if order.op == "delete":
+            if not self.zone.remove(order.name, order.rtype):
+                raise PartError(f"name: {order.name} has no such record")
+        else:
+            assert order.rtype is not None
+            self.zone.put(order.name, order.rtype, list(order.values), order.ttl, add=order.op == "add")
         self.zone.bump()
-        return {"name": name.to_text(omit_final_dot=True), "serial": self.zone.serial}
-
-    def _relative(self, name: str) -> dns.name.Name:
-        """Full names of the zone may lack the final dot; anything else is relative to the zone."""
-        full = dns.name.from_text(name)
-        return dns.name.root if full.is_subdomain(self.zone.origin) else self.zone.origin
+        return {"name": order.name.to_text(omit_final_dot=True), "serial": self.zone.serial}
 
     # --- the wire ------------------------------------------------------------------------------------------------
 

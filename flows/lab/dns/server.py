@@ -60,7 +60,7 @@ class Server:
             return _header_only(wire, dns.rcode.FORMERR)
         if message.flags & dns.flags.QR:
             return None
-        return Request(message, _call(message), tcp)
+        return Request(message, call_of(message), tcp)
 
     def fail(self, request: Request, rcode: dns.rcode.Rcode) -> bytes:
         """An answer that says no."""
@@ -169,7 +169,8 @@ def _chunks(zone: Zone, limit: int) -> Iterator[list[dns.rrset.RRset]]:
     yield answer
 
 
-def _call(message: dns.message.Message) -> str:
+def call_of(message: dns.message.Message) -> str:
+    """What faults match."""
     if isinstance(message, dns.update.UpdateMessage):
         name = message.update[0].name if message.update else message.zone[0].name
         return f"UPDATE {_plain(name)}"
