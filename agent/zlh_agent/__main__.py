@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
-from zlh_agent import __version__
+from zlh_agent import __version__, durable
 from zlh_agent.config import Config, ConfigError, load, load_game
 from zlh_agent.fence import Fence
 from zlh_agent.jobs import Jobs
@@ -50,6 +50,7 @@ def application(config: Config) -> Starlette:
     """The parts, wired. Raises ConfigError."""
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.tidy(config.state_dir)
         jobs = Jobs(config.state_dir / "jobs.json")
         supervisor = _supervisor(config, jobs) if config.kind == "game" else None
     except OSError as error:

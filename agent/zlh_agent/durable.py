@@ -6,10 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+_MARK = ".writing-"
+
 
 def write(path: Path, text: str) -> None:
     """Replaces ``path`` (0600): temporary name, fsync, rename, fsync of the directory. Raises OSError, and then the old file is still there."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f"{_MARK}{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
@@ -24,3 +26,9 @@ def write(path: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def tidy(directory: Path) -> None:
+    """Removes what a writer that was killed left behind. Only while nobody writes there. Raises OSError."""
+    for left in directory.glob(f"{_MARK}*"):
+        left.unlink(missing_ok=True)

@@ -52,6 +52,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.write(tmp_path / "x", "old")
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *_: os._exit(9))
+        if (child := os.fork()) == 0:
+            durable.write(tmp_path / "x", "new")
+        os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    durable.tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
+
+
 def test_jobs_outlive_the_agent_and_what_ran_is_interrupted(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path / "jobs.json")
     done, cut = jobs.add("start", "api"), jobs.add("stop", "api")
