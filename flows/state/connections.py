@@ -33,8 +33,9 @@ IDLE_S = 60
 #: Seconds for a server to take a connection.
 CONNECT_S = 5
 #: Seconds that the client waits longer than the server should need.
-_GRACE_S = 5
-_STRICT = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+GRACE_S = 5
+#: MariaDB's, in place of whatever the server has.
+STRICT = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 
 def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
         lock = max(1, round(busy_timeout_s))
         session = {
             "time_zone": "'+00:00'",
-            "sql_mode": f"'{_STRICT}'",  # before the dialect looks: with another one it would quote names differently
+            "sql_mode": f"'{STRICT}'",  # before the dialect looks: with another one it would quote names differently
             "innodb_lock_wait_timeout": lock,
             "lock_wait_timeout": lock,
             "idle_transaction_timeout": IDLE_S,
@@ -56,7 +57,7 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
             "charset": "utf8mb4",
             "init_command": command,
             "connect_timeout": CONNECT_S,
-            "read_timeout": None if answer_s is None else answer_s + _GRACE_S,
+            "read_timeout": None if answer_s is None else answer_s + GRACE_S,
         }
     server = {
         "application_name": "zlh",
@@ -66,7 +67,7 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
         "statement_timeout": _ms(answer_s or 0),
         "idle_in_transaction_session_timeout": _ms(IDLE_S),
     }
-    return {"server_settings": server, "timeout": CONNECT_S, "command_timeout": None if answer_s is None else answer_s + _GRACE_S}
+    return {"server_settings": server, "timeout": CONNECT_S, "command_timeout": None if answer_s is None else answer_s + GRACE_S}
 
 
 def prepare(engine: Engine) -> None:

@@ -7,6 +7,7 @@ or nothing; MariaDB commits each DDL statement, so there an interrupted upgrade 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -71,6 +72,8 @@ def _make_parent(url: str | URL) -> None:
 
 
 def _with_connection(url: str | URL, work: Callable[[Connection], T]) -> T:
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)  # MariaDB notes of each primary key that it has no use for its name
+
     async def run() -> T:
         database = Database(url, busy_timeout_s=_WAIT_S, answer_s=None)
         try:

@@ -17,17 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, exists, insert, literal, select, text, union_all
 
 from flows.domain.node import Node
 from flows.domain.operation import Operation, OperationKind, Queue
 from flows.domain.server import ContainerType, Desired, Edge, Server, ServerState
 from flows.state import customers, migrate, nodes, operations, servers
-from flows.state import tables as t
 from flows.state.database import Database, Tx
 from flows.state.ids import new_id
-
-SEEDED = (t.plan_limits, t.epochs, t.control)
+from tests.support.databases import empty, seeds
 
 
 @dataclass
@@ -61,7 +58,7 @@ def _template(_server_url: str | None, tmp_path_factory: pytest.TempPathFactory)
         migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}")
         return {"path": path}
     asyncio.run(_from_nothing(_server_url))
-    return {"url": _server_url, "seeds": asyncio.run(_seeds(_server_url))}
+    return {"url": _server_url, "seeds": asyncio.run(seeds(_server_url))}
 
 
 async def _from_nothing(url: str) -> None:
@@ -70,42 +67,13 @@ async def _from_nothing(url: str) -> None:
     await migrate.upgrade(url)
 
 
-async def _seeds(url: str) -> dict[str, list[dict[str, Any]]]:
-    database = Database(url)
-    async with database.read() as tx:
-        rows = {table.name: [dict(r._mapping) for r in await tx.execute(select(table))] for table in SEEDED}
-    await database.close()
-    return rows
-
-
-async def _empty(url: str, seeds: dict[str, list[dict[str, Any]]]) -> None:
-    """Row by row, and only where there are any: to truncate a table costs servers as much as to make it."""
-    database = Database(url)
-    async with database.write() as tx:
-        counts = [select(literal(table.name).label("name")).where(exists(select(1).select_from(table))) for table in t.metadata.sorted_tables]
-        filled = set((await tx.execute(union_all(*counts))).scalars())
-        for table in reversed(t.metadata.sorted_tables):
-            if table.name in filled and table is not t.audit:
-                await tx.execute(delete(table))
-        for table in SEEDED:
-            if seeds[table.name]:
-                await tx.execute(insert(table), seeds[table.name])
-        if t.audit.name in filled:  # whose triggers refuse
-            if tx.dialect == "postgresql":
-                await tx.execute(text("ALTER TABLE audit DISABLE TRIGGER USER"))
-            await tx.execute(text("TRUNCATE audit"))
-            if tx.dialect == "postgresql":
-                await tx.execute(text("ALTER TABLE audit ENABLE TRIGGER USER"))
-    await database.close()
-
-
 @pytest.fixture
 async def db_url(_template: dict[str, Any], tmp_path: Path) -> str:
     """A migrated database with nothing in it but what the migration seeds."""
     if "path" in _template:
         shutil.copy(_template["path"], tmp_path / "zlh.db")
         return f"sqlite+aiosqlite:///{tmp_path / 'zlh.db'}"
-    await _empty(_template["url"], _template["seeds"])
+    await empty(_template["url"], _template["seeds"])
     return str(_template["url"])
 
 
@@ -116,7 +84,7 @@ def fresh(_template: dict[str, Any], tmp_path: Path) -> Callable[[], str]:
 
     def new() -> str:
         if "path" not in _template:
-            asyncio.run(_empty(_template["url"], _template["seeds"]))
+            asyncio.run(empty(_template["url"], _template["seeds"]))
             return str(_template["url"])
         path = tmp_path / f"example-{next(numbers)}.db"
         shutil.copy(_template["path"], path)
