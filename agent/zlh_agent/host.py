@@ -37,8 +37,11 @@ def disk(path: Path) -> dict[str, int]:
 
 
 def oom_kills() -> int:
-    """Processes that the kernel killed in this container for want of memory; 0 where it does not say."""
-    for name in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+    """Processes that the kernel killed for want of memory; 0 where it does not say. Only differences mean something.
+
+    With cgroup version 2 those of this container; version 1 forgets them with the unit's own group, so it is the machine's count there.
+    """
+    for name in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             lines = Path(name).read_text().splitlines()
         except OSError:

@@ -33,7 +33,7 @@ class Box:
         self.machines = Machines(directory / "lab", default_network(directory / "lab"), IMAGES)
         self.address = str(self.machines.network[10])
         net = f"name=eth0,bridge=vmbr0,ip={self.address}/{self.machines.network.prefixlen},gw={self.machines.address}"
-        self.container = LabContainer(vmid, "lab", config={"hostname": "agt", "memory": 1024, "cores": 2, "net0": net})
+        self.container = LabContainer(vmid, "lab", config={"hostname": "agt", "memory": 512, "swap": 0, "cores": 2, "net0": net})
         self._web: http.server.ThreadingHTTPServer | None = None
 
     def open(self) -> None:

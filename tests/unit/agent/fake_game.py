@@ -1,7 +1,8 @@
 """A game for tests: answers the Server List Ping, reads its console, and misbehaves on demand. ``fake_game.py PORT DIRECTORY``.
 
-In the directory: ``mode`` holds words: ``deaf`` (ignores ``stop``), ``stubborn`` (ignores TERM, too), ``mute`` (never listens), ``dies`` (ends with
-code 3 before it listens), ``oom`` (as ``dies``, with Java's words). It writes ``saved`` when it stopped gracefully and ``starts`` at each start.
+In the directory ``mode`` holds words: ``deaf`` (ignores ``stop``), ``stubborn`` (ignores TERM, too), ``mute`` (never listens), ``dies`` (ends with
+code 3 before it listens), ``oom`` (as ``dies``, with Java's words), ``hungry`` (takes all the memory there is). It writes ``saved`` when it stopped
+gracefully and ``starts`` at each start.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ def main() -> None:
         print("java.lang.OutOfMemoryError: Java heap space", flush=True)
     if "oom" in mode or "dies" in mode:
         os._exit(3)
+    hoard = []
+    while "hungry" in mode:
+        hoard.append(b"x" * 16_777_216)
     if "mute" not in mode:
         listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
