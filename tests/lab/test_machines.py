@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import testinfra
 
 from flows.lab.lxc import attach
 from flows.lab.substance import SubstanceError
-from tests.support.machines import Lab
+from flows.lab.world import LabContainer
+from tests.support.machines import Lab, record
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]  # the first test builds the image, where there is none
 
@@ -85,8 +88,8 @@ def test_base_image(machines_lab: Lab, tmp_path: Path) -> None:
 
     host = testinfra.get_host(f"ssh://root@{container.address}", ssh_identity_file=str(key), ssh_extra_args=options)
     assert host.system_info.codename == "bookworm"
-    for package in ("python3-apt", "nftables", "zstd", "restic", "sudo", "ca-certificates", "nodejs", "unattended-upgrades"):
-        assert host.package(package).is_installed, package
+    packages = "python3-apt nftables zstd restic sudo ca-certificates nodejs unattended-upgrades"
+    assert host.check_output(f"dpkg-query -W -f '${{db:Status-Abbrev}}' {packages}").split() == ["ii"] * 8
     assert host.service("ssh").is_enabled
     assert not host.service("apt-daily.timer").is_running
     assert not host.service("unattended-upgrades").is_running
@@ -283,3 +286,24 @@ def test_refusals(machines_lab: Lab) -> None:
         assert not lab.run(machines.running(container))
     container.config = whole
     lab.run(machines.start(container))
+
+
+@pytest.mark.soak
+def test_many(machines_lab: Lab) -> None:
+    """At once. All containers' roots are one user for the kernel's limits."""
+    lab, machines = machines_lab, machines_lab.machines
+    containers = [record(1_001 + number, lab.network) for number in range(30)]
+
+    async def all_of(deed: Callable[[LabContainer], Coroutine[Any, Any, Any]]) -> list[Any]:
+        return await asyncio.gather(*map(deed, containers))
+
+    async def up(container: LabContainer) -> str:
+        await machines.clone(lab.template, container)
+        await machines.start(container)
+        wait = ["sh", "-c", "until [ -S /run/dbus/system_bus_socket ]; do sleep 0.2; done; systemctl is-system-running --wait"]
+        return (await machines.execute(container, wait, timeout_s=120)).out.decode().strip()
+
+    assert lab.run(all_of(up)) == ["running"] * 30
+    assert all(answers(container.address) for container in containers)
+    assert all(lab.run(all_of(lambda container: machines.shutdown(container, 60))))
+    lab.run(all_of(machines.destroy))

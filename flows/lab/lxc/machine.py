@@ -34,6 +34,7 @@ class Machine:
         self.name = names.container_name(directory, vmid)
         self.above = names.home(directory) / "machines"
         self.home = self.above / self.name
+        self.console = self.home / "console"
         self.copying = asyncio.Lock()
         self._monitor: processes.Process | None = None
 
@@ -64,7 +65,14 @@ class Machine:
             yield
         finally:
             if self.running:
-                await asyncio.shield(self._lxc("unfreeze", timeout_s=STOP_S))
+                await asyncio.shield(self._thaw())
+
+    async def _thaw(self) -> None:
+        try:
+            await self._lxc("unfreeze", timeout_s=STOP_S)
+        except SubstanceError:  # a container that stands still for good would be worse than a roundabout way
+            await asyncio.to_thread(ruins.thaw, self.name)
+            raise
 
     async def remove(self) -> None:
         await self.stop()
@@ -90,15 +98,16 @@ class Machine:
         if self.running:
             return
         log = self.home / "log"
-        log.unlink(missing_ok=True)
+        for file in (log, self.console):
+            file.unlink(missing_ok=True)
         (self.home / "config").write_text(configuration)
         try:
             ended = await self.programs.run(
                 "lxc-start", "-P", self.above, "-n", self.name, "-d", "-l", "ERROR", "-o", log, timeout_s=START_S, capture=False
             )
             if ended.code != 0:
-                why = tail(log.read_text(errors="replace")) if log.exists() else f"lxc-start ended with {ended.code}"
-                raise SubstanceError(f"CT {self.vmid} does not start: {why}")
+                why = self._last(log) or f"lxc-start ended with {ended.code}"
+                raise SubstanceError(f"CT {self.vmid} does not start: {why} {self._last(self.console)}".rstrip())
             self._monitor = await self._find_monitor()
         except BaseException:
             await asyncio.shield(asyncio.to_thread(ruins.end_container, self.directory, self.vmid))
@@ -113,8 +122,12 @@ class Machine:
         process = processes.find(init) if init else None
         monitor = processes.find(process.parent) if process else None
         if monitor is None:
-            raise SubstanceError(f"CT {self.vmid} ended as soon as it was started")
+            raise SubstanceError(f"CT {self.vmid} ended as soon as it was started: {self._last(self.console)}")
         return monitor
+
+    @staticmethod
+    def _last(file: Path) -> str:
+        return tail(file.read_bytes()) if file.exists() else ""
 
     async def stop(self) -> None:
         """At once."""

@@ -18,6 +18,9 @@ from flows.lab.lxc.programs import Programs, missing
 from flows.lab.substance import Ended, SubstanceError
 from flows.lab.world import LabContainer
 
+#: Every systemd takes a few, and all containers' roots are one user: Debian's 128 end with the fifteenth container.
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INSTANCES = 8_192
 _NEEDED = {
     **dict.fromkeys(("lxc-start", "lxc-stop", "lxc-attach", "lxc-info", "lxc-freeze", "lxc-unfreeze", "lxc-cgroup"), "lxc"),
     "ip": "iproute2",
@@ -62,6 +65,7 @@ class Machines:
             await asyncio.to_thread(ruins.clean, self.directory)
             self._image = await image.ensure(self.images, self._programs)
             with _told("lab"):
+                self._make_room()
                 self._hierarchies = cgroups.detect()
                 (names.home(self.directory) / "machines").mkdir(parents=True)
                 (names.home(self.directory) / "scratch").mkdir(mode=0o700)
@@ -79,6 +83,11 @@ class Machines:
         for path in (self.directory, self.images):
             if not names.usable(path):
                 raise SubstanceError(f"{path}: fleet lxc cannot use such a path · letters, digits and ./_@+=~- only")
+
+    @staticmethod
+    def _make_room() -> None:
+        if int(_INOTIFY.read_text()) < _INSTANCES:
+            _INOTIFY.write_text(str(_INSTANCES))  # stays so: it costs nothing, and another lab may count on it
 
     async def close(self) -> None:
         self._programs.closed = True
@@ -146,6 +155,7 @@ class Machines:
             veth=names.veth_name(self.directory, container.vmid),
             limits=self._hierarchies.limits(*settings.wants(config)),
             devices=self._hierarchies.devices,
+            console=str(machine.console),
         )
 
     async def start(self, container: LabContainer) -> None:

@@ -65,6 +65,12 @@ def end_container(directory: Path, vmid: int) -> None:
         _ip("link", "delete", names.veth_name(directory, vmid), gone=_NET / names.veth_name(directory, vmid))
 
 
+def thaw(name: str, *, exact: bool = True) -> None:
+    """Whatever froze the container, or, not ``exact``, all whose names begin so."""
+    for group in _own_groups(name, exact):
+        cgroups.thaw(group)
+
+
 def _matches(group: str, name: str, exact: bool) -> bool:
     return any(group == kind + name if exact else group.startswith(kind + name) for kind in ("lxc.payload.", "lxc.monitor."))
 
@@ -92,8 +98,7 @@ def _end(directory: Path, name: str, *, exact: bool = False) -> list[str]:
             ended[process.pid] = process.name
             processes.send(process.pid, signal.SIGKILL)
         if found:
-            for group in _own_groups(name, exact):
-                cgroups.thaw(group)
+            thaw(name, exact=exact)
         quiet = 0 if found else quiet + 1
         if found and time.monotonic() > deadline:
             raise SubstanceError(f"{directory}: process {found[0].pid} ({found[0].name}) does not die · end it by hand")

@@ -88,17 +88,31 @@ def wants(config: Mapping[str, Any]) -> tuple[int | None, float | None]:
     return memory, cores
 
 
-def text(*, name: str, host: str, root: str, net: Card | None, bridge: str, veth: str, limits: Sequence[Limits], devices: str | None) -> str:
-    """``root`` is lxc.rootfs.path: ``overlay:LOWER:UPPER`` or ``dir:PATH``; every argument has been validated."""
+def text(
+    *,
+    name: str,
+    host: str,
+    root: str,
+    net: Card | None,
+    bridge: str,
+    veth: str,
+    limits: Sequence[Limits],
+    devices: str | None,
+    console: str,
+) -> str:
+    """``root`` is lxc.rootfs.path: ``overlay:LOWER:UPPER`` or ``dir:PATH``; ``console`` the file that gets what its init says, at most 128 kB of
+    it. Every argument has been validated."""
     lines = [
         f"lxc.uts.name = {host}",
         f"lxc.rootfs.path = {root}",
         "lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed",
         "lxc.apparmor.profile = unconfined",
-        "lxc.cap.drop = mac_admin mac_override sys_time sys_module sys_rawio",
+        "lxc.cap.drop = mac_admin mac_override sys_time sys_module sys_rawio linux_immutable",
         "lxc.autodev = 1",
         "lxc.tty.max = 0",
         "lxc.pty.max = 1024",
+        f"lxc.console.logfile = {console}",
+        "lxc.console.size = 128KB",
         "lxc.signal.halt = SIGRTMIN+3",
         "lxc.signal.reboot = SIGINT",
         f"lxc.cgroup.dir.monitor = lxc.monitor.{name}",

@@ -92,6 +92,7 @@ def test_text() -> None:
         veth="v0",
         limits=[Limits("lxc.cgroup2", (("memory.max", "1048576"),))],
         devices="lxc.cgroup2.devices",
+        console="/lab/console",
     )
     lines = made.splitlines()
     for line in (
@@ -106,7 +107,7 @@ def test_text() -> None:
     ):
         assert line in lines
     assert lines.index("lxc.cgroup2.devices.deny = a") < lines.index("lxc.cgroup2.devices.allow = c 1:3 rwm")
-    none = settings.text(name="n", host="h", root="dir:/r", net=None, bridge="b", veth="v", limits=[], devices=None)
+    none = settings.text(name="n", host="h", root="dir:/r", net=None, bridge="b", veth="v", limits=[], devices=None, console="/c")
     assert "lxc.net.0.type = empty" in none and "devices" not in none
 
 
