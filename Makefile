@@ -45,8 +45,8 @@ test: $(STAMP) ## in seconds to minutes, with no network, no root and no service
 
 ifeq ($(shell id -u),0)
 test-lab: $(STAMP) lab-host ## the parts together: real Prefect, Ansible, containers, databases, executors killed; one cell of each matrix (root on Debian)
-	$(BIN)/pytest -n 2 --database-server mariadb tests/unit/state
-	$(BIN)/pytest -n 2 --database-server postgresql tests/unit/state
+	$(BIN)/pytest -n 2 --timeout 180 --database-server mariadb tests/unit/state
+	$(BIN)/pytest -n 2 --timeout 180 --database-server postgresql tests/unit/state
 	$(BIN)/pytest -n 2 -m "not soak" tests/integration tests/e2e tests/lab
 else
 test-lab: $(STAMP)

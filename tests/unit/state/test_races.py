@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import update
 
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import Operation, OperationKind
 from flows.errors import AutomationError, Busy, Conflict, Fenced
-from flows.state import addresses, attempts, control, leases, operations, servers, vmids
+from flows.state import addresses, attempts, control, customers, leases, operations, servers, vmids
+from flows.state import tables as t
 from flows.state.database import Database, Tx
 
 T = TypeVar("T")
@@ -180,3 +182,45 @@ async def test_nothing_slips_in_between_the_look_and_the_taking(
     assert present is not None
     assert present.token == tokens[-1]
     assert present.holder == ("old" if meanwhile == "renewed" else None)
+
+
+async def test_a_deadlock_is_tried_again_where_the_transaction_is_a_function(two: tuple[Database, Database]) -> None:
+    """On servers with row locks; SQLite's writers are alone anyway."""
+    if two[0].sqlite:
+        pytest.skip("SQLite's writers are alone anyway")
+    met, tries = asyncio.Barrier(2), [0, 0]
+
+    async def cross(tx: Tx, who: int) -> None:
+        tries[who] += 1
+        for n, plan in enumerate(("basic", "pro") if who == 0 else ("pro", "basic")):
+            await tx.execute(update(t.plan_limits).where(t.plan_limits.c.plan == plan).values(servers=t.plan_limits.c.servers + 1))
+            if n == 0 and tries[who] == 1:
+                await met.wait()
+
+    async with two[0].read() as tx:
+        before = [limits.servers for limits in [await customers.get_plan(tx, plan) for plan in ("basic", "pro")] if limits is not None]
+    await asyncio.gather(*(db.apply(lambda tx, who=who: cross(tx, who)) for who, db in enumerate(two)))  # type: ignore[misc]  # a lambda with a default
+    async with two[0].read() as tx:
+        after = [limits.servers for limits in [await customers.get_plan(tx, plan) for plan in ("basic", "pro")] if limits is not None]
+    assert sorted(tries) == [1, 2]
+    assert after == [n + 2 for n in before]
+
+
+async def test_a_deadlock_of_a_transaction_that_cannot_be_repeated_is_told(two: tuple[Database, Database]) -> None:
+    if two[0].sqlite:
+        pytest.skip("SQLite's writers are alone anyway")
+    met = asyncio.Barrier(2)
+
+    async def cross(db: Database, plans: tuple[str, str]) -> AutomationError | None:
+        try:
+            async with db.write() as tx:
+                await tx.execute(update(t.plan_limits).where(t.plan_limits.c.plan == plans[0]).values(servers=7))
+                await met.wait()
+                await tx.execute(update(t.plan_limits).where(t.plan_limits.c.plan == plans[1]).values(servers=7))
+        except Busy as told:
+            return told
+        return None
+
+    told = await asyncio.gather(cross(two[0], ("basic", "pro")), cross(two[1], ("pro", "basic")))
+    assert sorted(str(error is None) for error in told) == ["False", "True"]
+    assert "try again" in str(next(error for error in told if error is not None))
