@@ -75,7 +75,7 @@ async def test_players_that_mean_nothing_are_left_out(players: object) -> None:
         packet(b"[" * 100_000),
         packet(b"\xff\xfe"),
         b"\xff" * 9,
-        varint(MAX_ANSWER + 1) + b"x",
+        packet(b"{}" + b" " * MAX_ANSWER),
         varint(50) + b"\x00\x05{}",
         b"\x02\x05\x00",
     ],
