@@ -67,10 +67,15 @@ def test_life(machines_lab: Lab) -> None:
     lab.run(machines.stop(container))
     lab.run(machines.stop(container))
     assert not lab.run(machines.running(container))
+    lab.run(machines.start(container))
+    until(lambda: answers(container.address))
     lab.run(machines.destroy(container))
     lab.run(machines.destroy(container))
     with pytest.raises(SubstanceError, match="CT 101 has no root file system"):
         lab.run(machines.start(container))
+    heir = lab.container(115, net0=container.config["net0"])
+    until(lambda: answers(heir.address), 8)  # nobody goes on looking for the first one's card
+    lab.run(machines.destroy(heir))
 
 
 def test_base_image(machines_lab: Lab, tmp_path: Path) -> None:
@@ -148,7 +153,9 @@ def test_clones_live_alone(machines_lab: Lab) -> None:
     source = lab.container(106)
     lab.sh(source, "echo old > /srv/data")
     lab.run(machines.snapshot(source, "old"))
-    lab.sh(source, "echo new > /srv/data; sync; (while :; do date +%s%N >> /srv/busy; done) > /dev/null 2>&1 &")
+    pair = "while :; do echo x >> /srv/first/n; echo x >> /srv/last/n; echo x >> /srv/busy; done"
+    lab.sh(source, "echo new > /srv/data; mkdir -p /srv/first /srv/bulk /srv/last; head -c 40M /dev/urandom | split -b 20k -a 4 - /srv/bulk/")
+    lab.sh(source, f"({pair}) > /dev/null 2>&1 &")
     copy, past = lab.container(107, start=False), lab.container(108, start=False)
     for container in (copy, past):
         lab.run(machines.destroy(container))
@@ -161,6 +168,8 @@ def test_clones_live_alone(machines_lab: Lab) -> None:
     until(lambda: int(lab.sh(source, "stat -c %s /srv/busy")) > size)  # it was frozen for the copy, and goes on
     for container in (copy, past):
         lab.run(machines.start(container))
+    first, last = (int(lab.sh(copy, f"wc -l < /srv/{name}/n")) for name in ("first", "last"))
+    assert first - last in (0, 1), "the copy is of one moment"
     lab.sh(copy, "echo mine > /srv/data")
     assert lab.sh(source, "cat /srv/data") == "new"
     lab.run(machines.destroy(source))
