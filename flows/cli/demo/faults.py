@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from flows.cli.demo.report import Row
 from flows.cli.demo.stage import Stage
+from flows.errors import AutomationError
 from flows.state import tables as t
 
 
@@ -51,7 +52,8 @@ async def unready_registered(stage: Stage, customer: str, name: str) -> Row:
     server = await stage.server(name)
     assert server is not None
     answer = await stage.call(customer, "POST", f"/api/servers/{server.id}/stop")
-    row.expect(answer.status_code == 202, f"stop answered {answer.status_code}")
+    if answer.status_code != 202:
+        raise AutomationError(f"stop of {name}", why=f"{answer.status_code}: {answer.text[:300]}")
     operation_id = answer.json()["operation"]["id"]
 
     async def stopped() -> bool:
