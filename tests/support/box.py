@@ -96,7 +96,10 @@ class Box:
         extra.touch(mode=0o600)
         extra.write_text(json.dumps(variables))
         inventory = self.directory / "hosts.yml"
-        inventory.write_text(json.dumps({"zlh": {"hosts": {"box": {"ansible_host": self.address, "ansible_user": "root"}}}}))
+        host = {"ansible_host": self.address, "ansible_user": "root"}
+        inventory.write_text(
+            json.dumps({"zlh": {"hosts": {"box": host}, "children": {f"zlh_{kind}": {"hosts": {"box": {}}} for kind in ("game", "dev")}}})
+        )
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
