@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import testinfra
 
-from flows.lab.lxc import attach
+from flows.lab.lxc import attach, names
 from flows.lab.substance import SubstanceError
 from flows.lab.world import LabContainer
 from tests.support.machines import Lab, record
@@ -74,7 +74,9 @@ def test_life(machines_lab: Lab) -> None:
     with pytest.raises(SubstanceError, match="CT 101 has no root file system"):
         lab.run(machines.start(container))
     heir = lab.container(115, net0=container.config["net0"])
-    until(lambda: answers(heir.address), 8)  # nobody goes on looking for the first one's card
+    neighbours = subprocess.run(["ip", "neighbour", "show", "to", str(heir.address)], capture_output=True, text=True, check=True).stdout
+    assert names.hardware_address(lab.directory, 101) not in neighbours, "nobody goes on looking for the first one's card"
+    until(lambda: answers(heir.address))
     lab.run(machines.destroy(heir))
 
 
