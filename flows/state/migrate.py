@@ -1,7 +1,7 @@
 """Brings a database to the schema that this code expects. Called by ``zlh up``, the deploy playbook and tests.
 
 Safe to run by several processes at once: they queue behind a lock of the database. SQLite and PostgreSQL change everything
-or nothing; MariaDB commits each DDL statement, so there an interrupted upgrade is continued by running it again.
+or nothing; MariaDB commits each DDL statement, so there an interrupted upgrade is continued by running it again (:mod:`flows.state.resumable`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from flows.errors import Busy
+from flows.errors import Busy, Conflict
+from flows.state import resumable
 from flows.state.database import Database
+from flows.state.failures import translated
 
 T = TypeVar("T")
 _LOCK = "zlh-migrate"
@@ -29,15 +32,30 @@ _LOCK_NUMBER = 0x7A6C68
 _WAIT_S = 60
 
 
-async def upgrade(url: str | URL) -> None:
-    """Upgrades to the newest revision; nothing to do is fine. Raises Unreachable, or Busy when another upgrade takes over a minute."""
-    await asyncio.to_thread(upgrade_sync, url)
+async def upgrade(url: str | URL, revision: str = "head") -> None:
+    """Upgrades to the newest revision, or one on the way; nothing to do is fine. Raises Unreachable, Busy when another upgrade takes over a
+    minute, Conflict (``schema_newer``) for the schema of a newer program, which is left as it is."""
+    await asyncio.to_thread(upgrade_sync, url, revision)
 
 
-def upgrade_sync(url: str | URL) -> None:
+def upgrade_sync(url: str | URL, revision: str = "head") -> None:
     """:func:`upgrade` where no event loop runs."""
+
+    def work(conn: Connection) -> None:
+        _refuse_newer(_revision(conn))
+        command.upgrade(_config(conn), revision)
+
     _make_parent(url)
-    _with_connection(url, lambda conn: command.upgrade(_config(conn), "head"))
+    _with_connection(url, work)
+
+
+async def check(url: str | URL) -> None:
+    """Whether this program may work with the database. Raises Unreachable, Conflict (``schema_newer``, ``schema_older``) with what to do."""
+    at = await current(url)
+    _refuse_newer(at)
+    if at != head():
+        why = f"it is at revision {at}, this program needs {head()}" if at else "it has no tables"
+        raise Conflict("database schema", why=why, remedy="zlh migrate", kind="schema_older")
 
 
 async def downgrade(url: str | URL, revision: str = "base") -> None:
@@ -47,7 +65,7 @@ async def downgrade(url: str | URL, revision: str = "base") -> None:
 
 async def current(url: str | URL) -> str | None:
     """The database's revision, None for an empty one. Raises Unreachable."""
-    return await asyncio.to_thread(_with_connection, url, lambda conn: MigrationContext.configure(conn).get_current_revision())
+    return await asyncio.to_thread(_with_connection, url, _revision)
 
 
 def head() -> str:
@@ -55,6 +73,22 @@ def head() -> str:
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision
+
+
+def revisions() -> list[str]:
+    """Every revision, in order."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+
+
+def _revision(conn: Connection) -> str | None:
+    return MigrationContext.configure(conn).get_current_revision()
+
+
+def _refuse_newer(at: str | None) -> None:
+    """A revision that this program does not know was made by a newer one."""
+    if at is not None and at not in revisions():
+        why = f"it is at revision {at}, newer than this program's {head()}"
+        raise Conflict("database schema", why=why, remedy="run the newer program, or restore the backup made before its upgrade", kind="schema_newer")
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -76,6 +110,7 @@ def _with_connection(url: str | URL, work: Callable[[Connection], T]) -> T:
 
     async def run() -> T:
         database = Database(url, busy_timeout_s=_WAIT_S, answer_s=None)
+        resumable.prepare(database.engine.sync_engine)
         try:
             async with database.write() as tx:  # on SQLite one at a time by itself
                 await _lock(tx.conn)
@@ -90,12 +125,20 @@ def _with_connection(url: str | URL, work: Callable[[Connection], T]) -> T:
 
 
 async def _lock(conn: AsyncConnection) -> None:
+    """Waits for whoever upgrades. On SQLite the transaction has begun, and nobody else's can."""
+    got = 1
     if conn.dialect.name == "postgresql":
-        await conn.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK_NUMBER})
+        try:
+            await conn.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK_NUMBER})
+        except DBAPIError as error:
+            if not isinstance(translated(error), Busy):
+                raise
+            got = 0
     elif conn.dialect.name == "mysql":
-        got = (await conn.execute(text("SELECT GET_LOCK(CONCAT(:name, DATABASE()), :wait)"), {"name": _LOCK, "wait": _WAIT_S})).scalar_one()
-        if got != 1:
-            raise Busy("database schema", why="another upgrade is under way", remedy="wait for it, or look for the process that runs it")
+        query = text("SELECT GET_LOCK(CONCAT(:name, DATABASE()), :wait)")
+        got = (await conn.execute(query, {"name": _LOCK, "wait": _WAIT_S})).scalar_one()
+    if got != 1:
+        raise Busy("database schema", why="another upgrade is under way", remedy="wait for it, or look for the process that runs it")
 
 
 async def _unlock(conn: AsyncConnection) -> None:
