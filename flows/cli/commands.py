@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "backups": ("Copies, and which were verified.", ("listings",)),
         "hosts": ("Proxmox nodes that take servers.", ("listings", "people")),
         "tokens": ("Credentials of the API.", ("listings",)),
+        "known-hosts": ("Print the containers' SSH host keys as a known_hosts file.", ("known_hosts",)),
         "audit": ("Who did what: append-only.", ("listings",)),
     },
     "Order": {
@@ -52,6 +53,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "resume": ("Let automation act again.", ("brakes",)),
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
         "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
+        "agents": ("The agents in the containers.", ("agents",)),
         "repair-level": ("Up to which level automation repairs.", ("brakes",)),
     },
     "Set up": {

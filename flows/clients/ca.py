@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,6 +27,8 @@ from flows.errors import BadInput, MisconfiguredSetting
 
 SETTING = "ZLH_AGENT__CA_DIR"
 CA_DAYS, LEAF_DAYS = 3650, 365
+#: A leaf that lasts no longer is replaced when somebody comes by.
+RENEW_DAYS = 30
 #: Certificates begin this much earlier than they are made: clocks differ.
 BACKDATE = dt.timedelta(hours=1)
 _PEM = serialization.Encoding.PEM
@@ -105,6 +108,21 @@ class CertificateAuthority:
             .sign(issuer_key, hashes.SHA256())
         )
         return leaf.public_bytes(_PEM).decode(), _key_pem(key).decode()
+
+    def still_good(self, certificate: str, key: str, server_id: str, address: str) -> bool:
+        """Whether that agent need not get another: it is its own, signed by the key that signs now, and lasts for a month. Raises
+        MisconfiguredSetting."""
+        issuer, _ = self._signer()
+        try:
+            leaf = x509.load_pem_x509_certificate(certificate.encode())
+            leaf.verify_directly_issued_by(issuer)
+            fits = leaf.public_key() == serialization.load_pem_private_key(key.encode(), None).public_key()
+            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
+            return False
+        own = [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == [str(ipaddress.ip_address(address))]
+        own = own and names.get_values_for_type(x509.UniformResourceIdentifier) == [server_uri(server_id)]
+        return fits and own and leaf.not_valid_after_utc > dt.datetime.now(dt.UTC) + dt.timedelta(days=RENEW_DAYS)
 
     @property
     def _pem_path(self) -> Path:

@@ -171,3 +171,23 @@ def test_a_directory_that_cannot_be_made_names_the_setting(tmp_path: Path) -> No
 def test_a_leaf_for_nobody_is_refused(authority: CertificateAuthority, server: str, address: str) -> None:
     with pytest.raises(BadInput):
         authority.issue(server, address)
+
+
+def test_a_leaf_that_is_its_own_and_lasts_need_not_be_replaced(authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = authority.issue("srv-1", "10.20.0.11")
+    assert authority.still_good(certificate, key, "srv-1", "10.20.0.11")
+    assert not authority.still_good(certificate, key, "srv-2", "10.20.0.11")
+    assert not authority.still_good(certificate, key, "srv-1", "10.20.0.12")
+    assert not authority.still_good(certificate, authority.issue("srv-1", "10.20.0.11")[1], "srv-1", "10.20.0.11")
+    assert not authority.still_good("", "", "srv-1", "10.20.0.11")
+    authority.rotate()
+    assert not authority.still_good(certificate, key, "srv-1", "10.20.0.11")
+    monkeypatch.setattr("flows.clients.ca.LEAF_DAYS", 29)
+    short = authority.issue("srv-1", "10.20.0.11")
+    assert not authority.still_good(*short, "srv-1", "10.20.0.11")
+
+
+def test_a_leaf_of_a_stranger_with_our_names_is_replaced(authority: CertificateAuthority, tmp_path: Path) -> None:
+    stranger = CertificateAuthority(tmp_path / "other")
+    stranger.ensure()
+    assert not authority.still_good(*stranger.issue("srv-1", "10.20.0.11"), "srv-1", "10.20.0.11")
