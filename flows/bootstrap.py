@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from flows.act.deps import Deps, Identity
 from flows.decide import calendar, routing
 from flows.domain.event import Event, Route
-from flows.domain.ports import Artifact, Gate, PlaybookRunner
+from flows.domain.ports import Artifact, DnsWriter, Gate, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
 from flows.settings import Settings, load
@@ -92,6 +92,17 @@ def public_key(settings: Settings) -> str:
         raise MisconfiguredSetting("ZLH_ANSIBLE__PRIVATE_KEY", why=f"its public half is unreadable: {error}", remedy=f"create {path}") from error
 
 
+def name_server(settings: Settings) -> DnsWriter:
+    """By ``ZLH_DNS__PROVIDER``. Raises MisconfiguredSetting. Cloudflare's library is imported by those alone who use it."""
+    if settings.dns.provider == "cloudflare":
+        from flows.clients.cloudflare_dns import CloudflareDns
+
+        return CloudflareDns(settings.dns)
+    from flows.clients.dns import DnsClient
+
+    return DnsClient(settings.dns)
+
+
 @asynccontextmanager
 async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
     """Everything that acting needs; closed at the end."""
@@ -99,7 +110,6 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
     from flows.clients.agents import AgentClient
     from flows.clients.bridge import BridgeClient
     from flows.clients.ca import CertificateAuthority
-    from flows.clients.dns import DnsClient
     from flows.clients.engine import PrefectEngine
     from flows.clients.proxmox import ProxmoxClient
 
@@ -132,7 +142,7 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
             proxmox=own(ProxmoxClient(settings.proxmox)),
             agents=own(AgentClient(settings.agent)),
             proxy=own(BridgeClient(settings.proxy)),
-            dns=own(DnsClient(settings.dns)),
+            dns=own(name_server(settings)),
             engine=own(PrefectEngine(settings.engine)),
             runner=own(runner(settings, store)),
             identity=identity,

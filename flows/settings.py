@@ -99,6 +99,10 @@ class ProxySettings(Group):
 
 
 class DnsSettings(Group):
+    provider: Literal["rfc2136", "cloudflare"] = Field("rfc2136", description="Who holds the zone: a name server with RFC 2136, or Cloudflare")
+    cloudflare_token: SecretStr = Field(SecretStr(""), description="Cloudflare: API token with Zone.DNS Edit for the one zone")
+    cloudflare_zone_id: str = Field("", description="Cloudflare: the zone's id, 32 hexadecimal digits; it may be a parent of ZLH_DNS__ZONE")
+    cloudflare_url: str = Field("https://api.cloudflare.com/client/v4", description="Cloudflare: base of its API; a lab sets its own")
     server: str = Field("127.0.0.1:53", description="address:port of the authoritative server; literal address")
     zone: str = Field("play.example", description="Zone of the players' names; records are <name>.<zone>")
     tsig_name: str = Field("zlh", description="Name of the TSIG key")

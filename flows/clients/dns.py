@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,20 +38,17 @@ import dns.update
 import dns.xfr
 
 from flows.clients.dns_errors import refusal, signature
+from flows.clients.dns_names import OWNER_LABEL, OWNER_PREFIX, SRV_LABEL, TARGETS, by_set, inside, owned, owner_of, owner_text, rdata
 from flows.clients.dns_transfer import Transfer
 from flows.clients.http import fit, literal_host
 from flows.domain.sources import Record, ZoneView
 from flows.errors import AmbiguousEffect, AutomationError, BadInput, MisconfiguredSetting, Unproven, Unreachable
 from flows.settings import DnsSettings
 
-OWNER_LABEL, SRV_LABEL = "_zlh.", "_minecraft._tcp."
-OWNER_PREFIX = "zlh-owner="
 #: Reading ten thousand names takes dnspython some seconds.
 TRANSFER_CALLS = 3
 RETRY_S = 0.2
-_OWNER = re.compile(rf"{OWNER_PREFIX}([A-Za-z0-9-]{{1,64}})")
 _LOOK = "check the name server and ZLH_DNS__SERVER"
-_TARGETS = frozenset({"CNAME", "NS", "PTR"})
 
 
 class DnsClient:
@@ -81,7 +77,7 @@ class DnsClient:
         for name, sets in (await self._transfer()).items():
             plain = _plain(name)
             records[plain] = tuple(_records(plain, sets))
-            owner = _owner(records[plain]) if plain.startswith(OWNER_LABEL) else None
+            owner = owner_of(records[plain]) if plain.startswith(OWNER_LABEL) else None
             if owner is not None:
                 owners[plain.removeprefix(OWNER_LABEL)] = owner
         return ZoneView(records=records, owners=owners)
@@ -131,30 +127,30 @@ class DnsClient:
     async def publish(self, name: str, wanted: Sequence[Record], owner: str, seen: Sequence[Record]) -> None:
         """See the protocol. ``seen`` is what :meth:`records` gave; a set of records that it does not mention must not be there."""
         update = self._update()
-        before = _sets(seen)
-        for label, rtype in _owned(name):
+        before = by_set(seen)
+        for label, rtype in owned(name):
             self._require(update, label, rtype, before.get((label, rtype), []))
-        for label, rtype in _owned(name):
+        for label, rtype in owned(name):
             update.delete(self._name(label), rtype)
-        for (label, rtype), records in _sets(wanted).items():
-            if (label, rtype) not in _owned(name) or rtype == "TXT":
+        for (label, rtype), records in by_set(wanted).items():
+            if (label, rtype) not in owned(name) or rtype == "TXT":
                 raise BadInput("wanted", f"{label} {rtype}", why=f"is no record that {name} may have")
             for record in records:
-                update.add(self._name(label), record.ttl, self._rdata(rtype, record.value))
-        update.add(self._name(OWNER_LABEL + name), self._settings.ttl_s, self._rdata("TXT", _owner_text(owner)))
+                update.add(self._name(label), record.ttl, rdata(rtype, record.value))
+        update.add(self._name(OWNER_LABEL + name), self._settings.ttl_s, rdata("TXT", owner_text(owner)))
         await self._send(f"DNS: publication of {name}", update)
 
     async def withdraw(self, name: str, owner: str, seen: Sequence[Record]) -> None:
         """Only while the name is ``owner``'s, and the labels that ``seen`` mentions are as seen."""
         update = self._update()
-        before = _sets(seen)
+        before = by_set(seen)
         labels = {label for label, _ in before} | {name.lower()}
-        for label, rtype in _owned(name):
+        for label, rtype in owned(name):
             if rtype == "TXT":
-                self._require(update, label, rtype, [Record(label, "TXT", _owner_text(owner))])
+                self._require(update, label, rtype, [Record(label, "TXT", owner_text(owner))])
             elif label in labels:
                 self._require(update, label, rtype, before.get((label, rtype), []))
-        for label, rtype in _owned(name):
+        for label, rtype in owned(name):
             update.delete(self._name(label), rtype)
         await self._send(f"DNS: withdrawal of {name}", update)
 
@@ -164,7 +160,7 @@ class DnsClient:
     def _require(self, update: dns.update.UpdateMessage, label: str, rtype: str, seen: Sequence[Record]) -> None:
         name = self._name(label)
         if seen:
-            update.present(name, dns.rdataset.from_rdata_list(0, [self._rdata(rtype, r.value) for r in seen]))
+            update.present(name, dns.rdataset.from_rdata_list(0, [rdata(rtype, r.value) for r in seen]))
         else:
             update.absent(name, rtype)
 
@@ -205,25 +201,7 @@ class DnsClient:
     # Names, values, keys
 
     def _name(self, plain: str) -> dns.name.Name:
-        """Absolute. Raises BadInput for what is not inside our zone."""
-        try:
-            name = dns.name.from_text(plain.lower())
-        except (dns.exception.DNSException, ValueError) as error:
-            raise BadInput("name", plain, why=f"is no DNS name: {fit(error)}") from error
-        if not name.is_subdomain(self._origin) or name == self._origin:
-            raise BadInput("name", plain, why=f"is not inside the zone {self._settings.zone} (ZLH_DNS__ZONE)")
-        return name
-
-    def _rdata(self, rtype: str, value: str) -> dns.rdata.Rdata:
-        text = value
-        if rtype == "TXT":
-            text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        elif rtype in _TARGETS or rtype == "SRV":
-            text = value.rstrip(".") + "."
-        try:
-            return dns.rdata.from_text(dns.rdataclass.IN, rtype, text)
-        except (dns.exception.DNSException, ValueError) as error:
-            raise BadInput("value", value, why=f"is no {rtype} record: {fit(error)}") from error
+        return inside(plain, self._origin, self._settings.zone)
 
     def _key(self) -> dns.tsig.Key:
         settings = self._settings
@@ -248,33 +226,6 @@ def _ambiguous(what: str, why: str) -> AutomationError:
     return AmbiguousEffect(what, why=why, remedy="read the zone before acting again")
 
 
-def _owned(name: str) -> tuple[tuple[str, str], ...]:
-    """Labels and types that a published name owns."""
-    name = name.lower()
-    return ((name, "A"), (name, "AAAA"), (name, "CNAME"), (SRV_LABEL + name, "SRV"), (OWNER_LABEL + name, "TXT"))
-
-
-def _sets(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records by label and type."""
-    sets: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        sets.setdefault((record.name.lower(), record.rtype), []).append(record)
-    return sets
-
-
-def _owner_text(owner: str) -> str:
-    text = OWNER_PREFIX + owner
-    if not _OWNER.fullmatch(text):
-        raise BadInput("owner", owner, why="is no server id")
-    return text
-
-
-def _owner(records: Sequence[Record]) -> str | None:
-    """The one server that the TXT records name, None where they name none or several."""
-    named = {match[1] for r in records if r.rtype == "TXT" and (match := _OWNER.fullmatch(r.value))}
-    return named.pop() if len(named) == 1 else None
-
-
 def _plain(name: dns.name.Name) -> str:
     return name.to_text(omit_final_dot=True).lower()
 
@@ -282,8 +233,8 @@ def _plain(name: dns.name.Name) -> str:
 def _records(name: str, sets: Sequence[dns.rdataset.Rdataset]) -> Iterator[Record]:
     for rdataset in sets:
         rtype = dns.rdatatype.to_text(rdataset.rdtype)
-        for rdata in rdataset:
-            yield Record(name, rtype, _value(rtype, rdata), rdataset.ttl)
+        for member in rdataset:
+            yield Record(name, rtype, _value(rtype, member), rdataset.ttl)
 
 
 def _value(rtype: str, rdata: dns.rdata.Rdata) -> str:
@@ -291,7 +242,7 @@ def _value(rtype: str, rdata: dns.rdata.Rdata) -> str:
         strings: Sequence[bytes] = getattr(rdata, "strings", ())  # dnspython makes the classes of record data at run time
         return b"".join(strings).decode(errors="replace")
     text = rdata.to_text()
-    return text.rstrip(".").lower() if rtype in _TARGETS or rtype == "SRV" else text
+    return text.rstrip(".").lower() if rtype in TARGETS or rtype == "SRV" else text
 
 
 __all__ = ["OWNER_LABEL", "OWNER_PREFIX", "SRV_LABEL", "DnsClient"]

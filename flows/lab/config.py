@@ -197,6 +197,19 @@ class ArtifactsConfig(Section):
     builtin: bool | None = Field(None, description="whether the lab's made-up files are served; unset: with fleet sim alone")
 
 
+class CloudflareConfig(Section):
+    """A double of Cloudflare's DNS API, for those who keep their zone there; not among the parts that are started by default."""
+
+    bind: Bind = "127.0.0.1:0"
+    zone: str = "play.example"
+    zone_id: str = Field("0123456789abcdef0123456789abcdef", pattern=r"^[0-9a-f]{32}$")
+    token: SecretStr = Field(description="API token that may edit the zone")
+    reader_token: SecretStr | None = Field(None, description="API token that may read alone")
+    requests: int = Field(1_200, ge=1, description="calls per window before 429")
+    window_s: Seconds = 300.0
+    most_per_page: int = Field(5_000_000, ge=1, description="records per page at most, whatever is asked for")
+
+
 class RunnerConfig(Section):
     project_dir: Path = Field(Path("."), description="directory with playbooks/ and roles/ whose argument specs are checked")
     task_s: Seconds = Field(0.2, description="seconds that each simulated task takes")
@@ -246,6 +259,7 @@ class LabConfig(Section):
     artifacts: ArtifactsConfig = ArtifactsConfig()
     runner: RunnerConfig = RunnerConfig()
     node: NodeSshConfig = NodeSshConfig()
+    cloudflare: CloudflareConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LabConfig:
