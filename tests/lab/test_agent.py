@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from flows.cli.agents import FORGET
+from flows.clients import ssh
 from flows.domain.agent import WorkloadState
-from flows.errors import Busy, Conflict, Fenced
+from flows.errors import Busy, Conflict, Fenced, Unreachable
 from tests.support.agent_house import House, opened
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -61,8 +64,12 @@ def test_the_fence_holds_over_the_agents_restart(game: House) -> None:
     with pytest.raises(Fenced, match="older than 500"):
         game.order("start", 499)
     assert game.starts == 0
-    game.box.sh("rm /var/lib/zlh-agent/lease")
+    kind, key = (game.box.directory / "known_hosts").read_text().split()[1:]
+    asyncio.run(ssh.command(game.box.address, FORGET, key=game.box.directory / "id", host_keys={kind: key}))
     game.order("stop", 1)
+    with pytest.raises(Unreachable, match="verification failed"):
+        other = "AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        asyncio.run(ssh.command(game.box.address, FORGET, key=game.box.directory / "id", host_keys={kind: other}))
 
 
 def test_the_game_outlives_its_agent_console_and_all(game: House) -> None:
