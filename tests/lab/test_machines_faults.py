@@ -61,6 +61,9 @@ def test_full_disk(machines_small: Lab) -> None:
     with pytest.raises(SubstanceError, match="does not exist"):
         lab.run(machines.drop_snapshot(container, "full"))
     assert lab.sh(container, "rm /srv/world; echo small > /srv/world; cat /srv/world") == "small"
+    with pytest.raises(SubstanceError, match=r"backup: .*No space left on device"):
+        lab.run(machines.backup(container, archive, lambda _: None))
+    assert _files(lab.directory) == before
     lab.run(machines.snapshot(container, "full"))
     lab.run(machines.clone(container, target))
     lab.run(machines.start(target))

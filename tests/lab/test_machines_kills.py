@@ -41,6 +41,7 @@ def killed_at(directory: Path, images: Path, moment: str, number: int) -> bool:
 def expect_clean(directory: Path) -> None:
     removed = clean(directory)
     assert leftovers(directory) == [], removed
+    assert {path.name for path in directory.iterdir()} <= {"archive.tar.zst"}, "no half of an archive"
     assert clean(directory) == []
 
 

@@ -5,6 +5,7 @@ The overlay of a backup is mounted in the mount namespace of the one command tha
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -26,8 +27,8 @@ _MOUNT = 'mount -t overlay -o "ro,lowerdir=$1:$2" lab "$3" && shift 3 && exec "$
 async def write(archive: Path, layer: Path, image: Path, config: Mapping[str, Any], scratch: Path, programs: Programs) -> int:
     """Writes ``archive`` by rename and returns its size in bytes. ``layer`` is not written to meanwhile; ``scratch`` is an empty directory
     that exists. Raises SubstanceError; then there is no archive of that name, or still the old one."""
-    fresh = archive.with_name(f".{archive.name}.{uuid.uuid4().hex[:8]}")
     extra, merged = scratch / "extra", scratch / "merged"
+    fresh = _beside(archive, scratch)
     try:
         (extra / MEMBER).parent.mkdir(parents=True)
         (extra / MEMBER).write_text(json.dumps(dict(config), sort_keys=True))
@@ -37,16 +38,16 @@ async def write(archive: Path, layer: Path, image: Path, config: Mapping[str, An
         tar += [f"--directory={extra}", MEMBER, f"--directory={source}", "."]
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", f"{layer / 'upper'}", f"{image}", f"{merged}", *tar]
         await programs.do(*(tar if layers.whole(layer) else command), timeout_s=ARCHIVE_S, what="backup")
-        _sync(fresh)
+        await asyncio.to_thread(_sync, fresh)
         size = fresh.stat().st_size
         fresh.replace(archive)
-        _sync(archive.parent)
+        await asyncio.to_thread(_sync, archive.parent)
     except OSError as error:
         raise SubstanceError(f"backup: {archive}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
-        layers.discard(scratch)
+        await layers.discard(scratch)
     return size
 
 
@@ -60,7 +61,7 @@ async def extract(archive: Path, home: Path, programs: Programs) -> None:
     except OSError as error:
         raise SubstanceError(f"restore of {archive.name}: {error.strerror}") from error
     except BaseException:
-        layers.discard(home)
+        await layers.discard(home)
         raise
 
 
@@ -73,6 +74,14 @@ async def configuration(archive: Path, programs: Programs) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise SubstanceError(f"{archive.name}: no backup of a lab: {tail(ended.err)}")
+
+
+def _beside(archive: Path, scratch: Path) -> Path:
+    """Where it is written until it is whole: in ``scratch``, where a killed lab's half is found, if a rename leads from there."""
+    with contextlib.suppress(OSError):
+        if scratch.stat().st_dev == archive.parent.stat().st_dev:
+            return scratch / "archive"
+    return archive.with_name(f".{archive.name}.{uuid.uuid4().hex[:8]}")
 
 
 def _sync(path: Path) -> None:

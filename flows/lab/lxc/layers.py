@@ -7,6 +7,7 @@ and attributes that ``cp --archive`` keeps.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import uuid
 from pathlib import Path
@@ -42,11 +43,11 @@ async def copy(source: Path, target: Path, programs: Programs) -> None:
             (building / "whole").touch()
         building.rename(target)
     except BaseException:
-        discard(building)
+        await discard(building)
         raise
 
 
-def replace(home: Path, fresh: Path) -> None:
+async def replace(home: Path, fresh: Path) -> None:
     """The layer in ``fresh`` becomes that of ``home``. Raises OSError."""
     old = home / f".old.{uuid.uuid4().hex[:8]}"
     old.mkdir()
@@ -56,13 +57,10 @@ def replace(home: Path, fresh: Path) -> None:
     (fresh / "upper").rename(home / "upper")
     if whole(fresh):
         (home / "whole").touch()
-    discard(fresh)
-    discard(old)
-    for work in ("work", "olwork"):  # overlayfs's, as old and new lxc name it: it belongs to the old layer
-        discard(home / work)
+    for left in (fresh, old, home / "work", home / "olwork"):  # the last two are overlayfs's, by new and by old lxc: they belong to the old layer
+        await discard(left)
 
 
-def discard(path: Path) -> None:
-    """Out of the way at once, then removed; what cannot be removed now, the lab's end removes."""
-    if path.exists():
-        shutil.rmtree(path, ignore_errors=True)
+async def discard(path: Path) -> None:
+    """Removes it, beside the event loop; what cannot be removed now, the lab's end removes."""
+    await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))

@@ -79,7 +79,7 @@ class Machine:
         if self.home.exists():
             trash = self.above / f".gone-{self.name}-{time.monotonic_ns()}"
             self.home.rename(trash)
-            await asyncio.to_thread(layers.discard, trash)
+            await layers.discard(trash)
 
     # Its life
 

@@ -192,7 +192,7 @@ class Machines:
         with _told(f"rollback of CT {container.vmid}"):
             fresh = machine.home / f".rollback-{uuid.uuid4().hex[:8]}"
             await layers.copy(self._snapshot(machine, name), fresh, self._programs)
-            layers.replace(machine.home, fresh)
+            await layers.replace(machine.home, fresh)
 
     @staticmethod
     def _refuse_running(machine: Machine) -> None:
@@ -205,7 +205,7 @@ class Machines:
             path = self._snapshot(machine, name)
             trash = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
             path.rename(trash)
-            await asyncio.to_thread(layers.discard, trash)
+            await layers.discard(trash)
 
     async def backup(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None:
         """Of a running container: what it holds at one moment, for which it stands still."""
@@ -225,7 +225,7 @@ class Machines:
                 size = await archives.write(archive, layer, self._image, container.config, scratch / "archive", self._programs)
                 say(f"archive file size: {size >> 20}MB")
             finally:
-                layers.discard(scratch)
+                await layers.discard(scratch)
 
     async def restore(self, container: LabContainer, archive: Path, say: Callable[[str], None]) -> None:
         """As Proxmox: the snapshots of the container that was there are gone."""
@@ -237,8 +237,8 @@ class Machines:
             say(f"extracting archive '{archive}'")
             await archives.extract(archive, scratch, self._programs)
             if machine.exists:
-                layers.replace(machine.home, scratch)
-                layers.discard(machine.home / "snapshots")
+                await layers.replace(machine.home, scratch)
+                await layers.discard(machine.home / "snapshots")
             else:
                 scratch.rename(machine.home)
 
