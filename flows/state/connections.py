@@ -70,6 +70,15 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
     return {"server_settings": server, "timeout": CONNECT_S, "command_timeout": None if answer_s is None else answer_s + GRACE_S}
 
 
+def errors(dialect: str) -> tuple[type[Exception], ...]:
+    """What else the driver raises: while it connects, PostgreSQL's is not wrapped by SQLAlchemy."""
+    if dialect != "postgresql":
+        return ()
+    import asyncpg  # type: ignore[import-untyped]  # heavy, and of no use to the others; it ships no types
+
+    return (asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
 def prepare(engine: Engine) -> None:
     """Sets what belongs to each connection and each transaction of an engine."""
     name = engine.dialect.name

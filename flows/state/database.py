@@ -83,6 +83,7 @@ class Database:
         self.url = _parsed(url)
         self._clock = clock
         self._busy = busy_timeout_s
+        self._errors: tuple[type[BaseException], ...] = (DBAPIError, PoolTimeout, OSError, *connections.errors(self.url.get_backend_name()))
         self._writers = asyncio.Lock()
         backend = self.url.get_backend_name()
         options: dict[str, Any] = {"connect_args": connections.options(backend, busy_timeout_s=busy_timeout_s, answer_s=answer_s)}
@@ -123,7 +124,7 @@ class Database:
         try:
             async with AsyncExitStack() as stack:
                 yield await self._open(stack, writing=False)
-        except (DBAPIError, PoolTimeout, OSError) as error:
+        except self._errors as error:
             raise translated(error) from error
 
     @asynccontextmanager
@@ -140,7 +141,7 @@ class Database:
             else:
                 async with self._recorded(epoch) as tx:
                     yield tx
-        except (DBAPIError, PoolTimeout, OSError) as error:
+        except self._errors as error:
             raise translated(error) from error
 
     async def apply(self, work: Callable[[Tx], Awaitable[T]]) -> T:
@@ -152,7 +153,7 @@ class Database:
         try:
             async with self._writers:
                 return await self._threaded.run(work)
-        except (DBAPIError, PoolTimeout, OSError) as error:
+        except self._errors as error:
             raise translated(error) from error
 
     async def _repeated(self, work: Callable[[Tx], Awaitable[T]]) -> T:

@@ -25,8 +25,8 @@ _BY_CODE: tuple[tuple[Collection[object], str], ...] = (
     (frozenset({1021, 1026, 1030, 1114, 3675, "53100"}), "make room where the database keeps its files"),
     (frozenset({1290, 1792, 1836, "25006"}), "the database takes no writes: does ZLH_DATABASE__URL name a replica, or is its disk read-only?"),
     (frozenset({1040, 1203, 1226, "53300"}), "raise max_connections, or lower ZLH_DATABASE__POOL_SIZE"),
-    (frozenset({1044, 1045, 1142, 1143, 1698, "28000", "28P01", "42501"}), "check user, password and rights: docs/databases.md has the grants"),
-    (frozenset({1049, "3D000"}), "create the database, or correct ZLH_DATABASE__URL: docs/databases.md"),
+    (frozenset({1045, 1142, 1143, 1698, "28000", "28P01", "42501"}), "check user, password and rights: docs/databases.md has the grants"),
+    (frozenset({1044, 1049, "3D000"}), "create the database and its grants, or correct ZLH_DATABASE__URL: docs/databases.md"),
     (frozenset({1969, "57014"}), "the database is overloaded, or something locks it: look at its processes"),
 )
 #: The server is ending, starting or has ended this connection: 1053, 1927 and PostgreSQL's classes.
@@ -46,9 +46,9 @@ def translated(error: BaseException) -> Exception:
     """Conflict for a violated constraint, BadInput for a value that does not fit, Busy where others were in the way, Unreachable where the
     database cannot be used at present, Temporary for anything else. In all cases the transaction is undone, unless the error came with
     the commit itself: then nobody knows."""
-    orig = getattr(error, "orig", None)
+    orig = getattr(error, "orig", None) or error
     codes = _codes(orig)
-    why = str(orig or error) or type(error).__name__
+    why = str(orig) or type(orig).__name__
     if isinstance(error, IntegrityError) or codes & set(_CONSTRAINTS):
         return Conflict("database", why=why)
     if codes & set(_COLLISIONS):

@@ -75,6 +75,10 @@ class Server(ABC):
         assert self._process is not None, f"{self.name} is not running"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Returns once it answers. After the first time on the same port, with the same data."""
         if not self.data.exists():
