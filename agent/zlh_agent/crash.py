@@ -20,12 +20,12 @@ _MOD = re.compile(
 TAIL_LINES, TAIL = 30, 2000
 
 
-def report(kind: str, why: str, count: int, end: Exit, up_s: float, tail: tuple[str, ...]) -> dict[str, Any]:
-    """``last_crash`` of ``GET /status``. ``count`` is how many it were in a row."""
+def report(kind: str, why: str, end: Exit, up_s: float, tail: tuple[str, ...]) -> dict[str, Any]:
+    """``last_crash`` of ``GET /status``, but for ``count``, how many it were in a row."""
     return {
         "class": kind,
         "at": time.time(),
-        "count": count,
+        "count": 0,
         "uptime_s": round(up_s, 3),
         "exit_code": end.code,
         "signal": end.signal,

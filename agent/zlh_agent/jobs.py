@@ -88,3 +88,19 @@ class Jobs:
 
     def _write(self, jobs: list[Job]) -> None:
         durable.write(self._path, json.dumps([job.as_json() for job in jobs[-KEPT:]]))
+
+
+class InProgress(Exception):
+    """Another operation is under way: ``job``."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.id)
+        self.job = job
+
+
+class NotAttached(Exception):
+    """The agent has just begun and does not know yet what the game does."""
+
+
+class Failed(Exception):
+    """An operation ended otherwise than asked; the text begins with the class."""

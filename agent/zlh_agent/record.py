@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zlh_agent import durable
+from zlh_agent.config import Supervision
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,18 @@ class Record:
     due: float | None = None
     error: bool = False
     last_crash: dict[str, Any] | None = None
+
+    def crashed(self, report: dict[str, Any], settings: Supervision, *, gone: bool) -> str:
+        """Takes up a crash (:func:`zlh_agent.crash.report`) and says the state that follows: another start is due, or none."""
+        self.crashes = 1 if report["uptime_s"] >= settings.settle_s else self.crashes + 1
+        self.last_crash, self.ready_at, self.run = report | {"count": self.crashes}, None, ""
+        if self.wanted == "stopped":
+            return "stopped"  # a person started it by hand after having it stopped
+        if gone and self.crashes <= len(settings.backoff_s):
+            self.due = report["at"] + settings.backoff_s[self.crashes - 1]
+            return "crashed"
+        self.error = True
+        return "error"
 
 
 def load(path: Path) -> Record:

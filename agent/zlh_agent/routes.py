@@ -23,11 +23,11 @@ from zlh_agent import __version__, host
 from zlh_agent.bearer import Bearer, BodyCap
 from zlh_agent.config import Config, NotPrepared
 from zlh_agent.fence import LARGEST, Fence, Stale, Unreadable
-from zlh_agent.jobs import Jobs
+from zlh_agent.jobs import InProgress, Jobs, NotAttached
 from zlh_agent.ping import Pong
 from zlh_agent.problem import Refused, problem
 from zlh_agent.provisioned import Provisioned
-from zlh_agent.supervisor import InProgress, NotAttached, Supervisor
+from zlh_agent.supervisor import Supervisor
 
 LEASE_HEADER, EPOCH_HEADER = "X-ZLH-Lease-Token", "X-ZLH-Epoch"
 ACTIONS = ("start", "stop", "restart")

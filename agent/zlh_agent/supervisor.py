@@ -20,10 +20,11 @@ from zlh_agent import host, record
 from zlh_agent.config import Game, NotPrepared, Supervision
 from zlh_agent.crash import TAIL_LINES, classify, report
 from zlh_agent.ending import Ending
-from zlh_agent.jobs import Job, Jobs
+from zlh_agent.jobs import Failed, InProgress, Job, Jobs, NotAttached
 from zlh_agent.ping import Pong, ping
 from zlh_agent.record import Operation
 from zlh_agent.starting import Died, Impossible, Late, Starting
+from zlh_agent.tasks import Tasks
 from zlh_agent.unit import Exit, Look, Unit, UnitError
 
 #: Seconds for which the last ping and the last look at the unit speak: many who ask at once cause one.
@@ -34,22 +35,6 @@ AGAIN_S = 5.0
 ENDINGS = 3
 _log = logging.getLogger(__name__)
 Run = Callable[[Job], Coroutine[Any, Any, None]]
-
-
-class InProgress(Exception):
-    """Another operation is under way."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.id)
-        self.job = job
-
-
-class NotAttached(Exception):
-    """The agent has just begun and does not know yet what the game does."""
-
-
-class Failed(Exception):
-    """An operation ended otherwise than asked; the text begins with the class."""
 
 
 class Supervisor:
@@ -66,7 +51,7 @@ class Supervisor:
         self._game: Game | None = None
         self._unit: Unit | None = None
         self._attached = False
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks = Tasks()
         self._asking = asyncio.Lock()
         self._pong, self._asked_at = Pong(False, "not asked yet"), float("-inf")
 
@@ -91,7 +76,8 @@ class Supervisor:
             if time.monotonic() - self._asked_at > FRESH_S:
                 await self._notice()
                 if self.state == "running":
-                    self._pong = await self._ping()
+                    game, _ = self._parts()
+                    self._pong = await ping(game.address, game.port, self._settings.ping_timeout_s)
                 self._asked_at = time.monotonic()
         if not self._attached:
             return Pong(False, "the agent does not know yet what the game does")
@@ -142,7 +128,7 @@ class Supervisor:
             self._jobs.finish(job, "failed", f"not carried out: {error.strerror}")
             raise
         if satisfied:
-            self._cancel("recovery")
+            self._tasks.cancel("recovery")
             self._jobs.finish(job, "succeeded")
             return job, False
         self._carry(job, run)
@@ -165,7 +151,7 @@ class Supervisor:
         if not self._prepare(quietly=True):
             self._attached = True
             if self._record.operation is not None:
-                await self._forget_operation("game.toml is gone")
+                self._forget_operation("game.toml is gone")
             return True
         assert self._unit is not None
         known, found = self._record, await self._unit.look()
@@ -185,7 +171,7 @@ class Supervisor:
             self._begin("autostart")
         elif known.due is not None:
             self.state = "crashed"
-            self._recover()
+            self._recover_or_not()
         elif known.ready_at is not None:
             _log.warning("the game ended while no agent ran: %s", await self._crashed(self._unit, found))
             self._recover_or_not()
@@ -200,7 +186,7 @@ class Supervisor:
         over = operation.phase == "starting"
         self._carry(job, self._stop if operation.kind == "stop" else self._start if over else self._restart)
 
-    async def _forget_operation(self, why: str) -> None:
+    def _forget_operation(self, why: str) -> None:
         operation, self._record.operation = self._record.operation, None
         self._save()
         if operation is not None and (job := self._jobs.find(operation.job)) is not None:
@@ -220,18 +206,15 @@ class Supervisor:
 
     async def close(self) -> None:
         """The agent goes, the game stays. What is under way is taken up by the next."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # An operation
 
     def _carry(self, job: Job, run: Run) -> None:
-        self._cancel("recovery")
+        self._tasks.cancel("recovery")
         self._record.due = None
         self.live = job
-        self._spawn("operation", self._carried(job, run))
+        self._tasks.spawn("operation", self._carried(job, run))
 
     async def _carried(self, job: Job, run: Run) -> None:
         state, outcome = "failed", "internal_error: see the agent's journal"
@@ -262,7 +245,7 @@ class Supervisor:
     async def _start(self, job: Job) -> None:
         """Raises Failed, UnitError."""
         game, unit = self._parts()
-        self._cancel("watch")
+        self._tasks.cancel("watch")
         self.state = "starting"
         self._enter(job, "starting")
         starting = Starting(unit, game, self._settings)
@@ -290,14 +273,14 @@ class Supervisor:
         self.state = "running"
         self._record.run, self._record.boot, self._record.ready_at, self._record.error = found.run, self._boot, ready_at, False
         self._save()
-        self._spawn("watch", self._watched(unit, found))
+        self._tasks.spawn("watch", self._watched(unit, found))
 
     # The one path of a stop
 
     async def _stop(self, job: Job) -> None:
         """Raises Failed, UnitError."""
         game, unit = self._parts()
-        self._cancel("watch")
+        self._tasks.cancel("watch")
         self.state = "stopping"
         for attempt in range(ENDINGS):
             found = await unit.look()
@@ -345,23 +328,15 @@ class Supervisor:
 
     async def _crashed(self, unit: Unit, found: Look, kind: str = "", why: str = "", tail: tuple[str, ...] = ()) -> str:
         """Records it and decides what follows: another try, or none. Returns the record's one line."""
-        known, end = self._record, found.exit or Exit()
-        now = time.monotonic()
-        up_s = max(0.0, now - known.ready_at) if known.ready_at is not None and known.boot == self._boot else 0.0
+        known, end, up_s = self._record, found.exit or Exit(), 0.0
+        if known.ready_at is not None and known.boot == self._boot:
+            up_s = max(0.0, time.monotonic() - known.ready_at)
         if not tail:
             with contextlib.suppress(UnitError):
                 tail = await unit.tail(known.run, TAIL_LINES)
         if not kind:
             kind, why = classify(end, tail, host.oom_kills() > known.oom_kills), str(end)
-        known.crashes = 1 if up_s >= self._settings.settle_s else known.crashes + 1
-        known.last_crash = report(kind, why, known.crashes, end, up_s, tail)
-        known.ready_at, known.run = None, ""
-        if known.wanted == "stopped":
-            self.state = "stopped"  # a person started it by hand after having it stopped
-        elif found.active or known.crashes > len(self._settings.backoff_s):
-            self.state, known.error = "error", True
-        else:
-            self.state, known.due = "crashed", time.time() + self._settings.backoff_s[known.crashes - 1]
+        self.state = known.crashed(report(kind, why, end, up_s, tail), self._settings, gone=not found.active)
         self._save()
         return f"{kind}: {why}"
 
@@ -372,15 +347,12 @@ class Supervisor:
     def _give_up(self, kind: str, why: str) -> None:
         """Trying again by ourselves would change nothing."""
         self.state, self._record.error, self._record.due = "error", True, None
-        self._record.last_crash = report(kind, why, self._record.crashes, Exit(), 0.0, ())
+        self._record.last_crash = report(kind, why, Exit(), 0.0, ()) | {"count": self._record.crashes}
         self._save()
 
     def _recover_or_not(self) -> None:
         if self.state == "crashed":
-            self._recover()
-
-    def _recover(self) -> None:
-        self._spawn("recovery", self._recovering())
+            self._tasks.spawn("recovery", self._recovering())
 
     async def _recovering(self) -> None:
         """The pause is by the clock on the wall, so that it goes on over the agent's restart; a clock set back prolongs it by no more than itself."""
@@ -389,7 +361,6 @@ class Supervisor:
             pause_s = min(pause_s, max(0.0, self._record.due - time.time()))
         await asyncio.sleep(pause_s)
         self._record.restarts += 1
-        del self._tasks["recovery"]  # the start must not cancel who asks for it
         self._begin("crash_recovery")
 
     # Small parts
@@ -428,16 +399,3 @@ class Supervisor:
             record.save(self._path, self._record)
         except OSError as error:
             _log.error("%s cannot be written: %s", self._path, error)
-
-    async def _ping(self) -> Pong:
-        game, _ = self._parts()
-        return await ping(game.address, game.port, self._settings.ping_timeout_s)
-
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        self._cancel(name)
-        self._tasks[name] = asyncio.create_task(work)
-
-    def _cancel(self, name: str) -> None:
-        task = self._tasks.pop(name, None)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()

@@ -38,6 +38,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield house
 
 
+def test_check_mode_works_on_a_new_container(house: House) -> None:
+    done = house.deploy("0.1.0", house.built.read_bytes(), "--check")
+    assert done.returncode == 0, done.stdout
+    assert house.box.execute("test -e /opt/zlh || test -e /etc/zlh").code != 0
+
+
 def test_a_first_release_that_does_not_answer_is_left_stopped(house: House) -> None:
     done = house.deploy("0.0.1", b"import sys\nsys.exit('no agent at all')\n", zlh_agent_probe_s=2)
     assert done.returncode != 0

@@ -12,7 +12,7 @@ import pytest
 
 from zlh_agent import durable
 from zlh_agent.config import NotPrepared
-from zlh_agent.supervisor import InProgress
+from zlh_agent.jobs import InProgress
 
 
 @pytest.fixture
