@@ -34,6 +34,13 @@ function oneVersion () {
   return { contents, resolveDir: root }
 }
 
+/** A file with a change; that the libraries have another text by now must not pass unnoticed. */
+function edited (path, before, after) {
+  const text = readFileSync(path, 'utf8')
+  if (!text.includes(before)) throw new Error(`${path} has no ${before}`)
+  return { contents: text.replaceAll(before, after), resolveDir: dirname(path) }
+}
+
 const replaced = [
   [/minecraft-data\/data\.js$/, oneVersion],
   [/minecraft-data\/minecraft-data\/schemas\/.*\.json$/, () => ({ contents: '{}', loader: 'json' })],
@@ -50,14 +57,14 @@ const replaced = [
     }
   }],
   // The only name that is put together at run time.
-  [/prismarine-provider-anvil\/src\/1\.14\/chunk\.js$/, (path) => ({
-    contents: readFileSync(path, 'utf8').replace(
-      // eslint-disable-next-line no-template-curly-in-string
-      "require(`prismarine-chunk/src/pc/common/BitArray${noSpan ? 'NoSpan' : ''}`)",
-      "(noSpan ? require('prismarine-chunk/src/pc/common/BitArrayNoSpan') : require('prismarine-chunk/src/pc/common/BitArray'))"
-    ),
-    resolveDir: dirname(path)
-  })]
+  [/prismarine-provider-anvil\/src\/1\.14\/chunk\.js$/, (path) => edited(
+    path,
+    // eslint-disable-next-line no-template-curly-in-string
+    "require(`prismarine-chunk/src/pc/common/BitArray${noSpan ? 'NoSpan' : ''}`)",
+    "(noSpan ? require('prismarine-chunk/src/pc/common/BitArrayNoSpan') : require('prismarine-chunk/src/pc/common/BitArray'))"
+  )],
+  // A timer that outlives its player: server/plugin.js ends it.
+  [/flying-squid\/src\/lib\/plugins\/login\.js$/, (path) => edited(path, "setInterval(() => player._client.write('player_info'", "player.latencyTimer = $&")]
 ]
 
 const leaner = {

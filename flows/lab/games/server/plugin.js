@@ -23,6 +23,7 @@ module.exports.player = function (player, serv, { log }) {
     log.info(`${player.username} joined the game`)
   })
   player.on('disconnected', () => {
+    clearInterval(player.latencyTimer)
     log.info(`${player.username} lost connection: Disconnected`)
     log.info(`${player.username} left the game`)
   })
