@@ -1,7 +1,7 @@
 """The optional lock in front of the epoch row: keeps a second sweep from starting work that the row would refuse anyway.
 
-Called by the sweep. It is never more than a hint: Redis may lose it, so that the row alone decides, and None (unreachable, refused, not
-configured) means *go on by the row*.
+Called by the sweep. It is never more than a hint: Redis may lose it, so that the row alone decides, and None (unreachable, refused, held by
+what is no sweep, not configured) means *go on by the row*.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _T = TypeVar("_T")
 #: Only the holder's own lock is touched: after an expiry it may be somebody else's.
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) else return 0 end"
 _LEAVE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+#: Milliseconds that are left of whoever is in: -1 without end, -2 nobody is (any more).
+_LEFT = "return redis.call('pttl', KEYS[1])"
+#: A key with more left than so many times our own expiry is none of a sweep's, and would keep all of them out.
+_FOREIGN = 10
 
 
 class NoGate:
@@ -65,7 +69,12 @@ class RedisGate:
         async def attempt() -> bool:
             if await self._redis.set(self._key, holder, nx=True, px=_ms(ttl_s)):
                 return True
-            return await self._renew(holder, ttl_s)
+            if await self._renew(holder, ttl_s):
+                return True
+            left = int(str(await self._script(_LEFT)))
+            if left == -1 or left > _FOREIGN * _ms(ttl_s):
+                raise RedisError(f"{self._key} is held by something that is no sweep: delete it")
+            return False
 
         return await self._asked(attempt)
 
@@ -97,7 +106,8 @@ class RedisGate:
         except (RedisError, OSError, TimeoutError) as error:
             if not self._warned:  # once per process: a sweep asks every few seconds
                 self._warned = True
-                _LOG.warning("the gate is not used: redis: %s; check ZLH_REDIS__URL", type(error).__name__)
+                why = str(error) if type(error) is RedisError else type(error).__name__  # others' words may quote the URL
+                _LOG.warning("the gate is not used: redis: %s; check ZLH_REDIS__URL", why)
             return None
         self._warned = False
         return answer
