@@ -48,8 +48,8 @@ class Programs:
         if self.closed:
             raise SubstanceError(f"{argv[0]}: not run, for the lab is closing")
         pipe = asyncio.subprocess.PIPE if capture else asyncio.subprocess.DEVNULL
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *("setpriv", "--pdeathsig", "KILL", "--"),
                 *map(str, argv),
                 stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
@@ -58,6 +58,13 @@ class Programs:
                 env={**self.environment, **(more or {})},
                 start_new_session=True,
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # asyncio itself would kill the one process and forget its children
+            with contextlib.suppress(OSError):
+                await self._kill(await starting, reaps)
+            raise
         except OSError as error:
             raise SubstanceError(f"{argv[0]}: cannot be started: {error}") from error
         try:
@@ -76,7 +83,7 @@ class Programs:
             processes.end_tree(process.pid, root=root)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5 if root else 1):
-                    await process.wait()
+                    await process.communicate()  # to the end of its pipes
                 return
 
     async def do(self, *argv: str | Path, timeout_s: float = 60.0, what: str = "", more: Mapping[str, str] | None = None) -> bytes:

@@ -79,6 +79,18 @@ async def test_cancelling_ends_descendants(tmp_path: Path) -> None:
         assert gone(pid)
 
 
+async def test_cancelled_while_starting(tmp_path: Path) -> None:
+    """Whenever that is: nothing is left that was started."""
+    for turns in range(12):
+        task = asyncio.create_task(Programs(tmp_path).run("sh", "-c", "sleep 1000 & sleep 1000 & wait", timeout_s=60))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not [process for process in processes.every() if str(tmp_path) in processes.read(process.pid, "environ")]
+
+
 async def test_closed(tmp_path: Path) -> None:
     programs = Programs(tmp_path)
     programs.closed = True
