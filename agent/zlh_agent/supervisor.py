@@ -307,6 +307,7 @@ class Supervisor:
         while True:
             try:
                 await unit.ended(found)
+                self._asked_at = float("-inf")  # what it answered last is no longer true
                 unit.drain()
                 now = await self._ending().settled(found.run)
                 if await unit.shutting_down():

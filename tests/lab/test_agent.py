@@ -141,6 +141,7 @@ def test_a_restart_by_hand_is_no_crash(game: House) -> None:
     game.order("start")
     game.until("running", ready=True)
     game.box.sh("systemctl restart zlh-game")
+    game.box.until("test $(wc -c < /srv/game/starts) = 2")
     found = game.until("running", ready=True)
     assert (game.starts, found.last_crash, found.restarts) == (2, None, 0)
 
