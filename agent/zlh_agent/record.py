@@ -12,6 +12,7 @@ from zlh_agent import durable
 from zlh_agent.config import Supervision
 
 _log = logging.getLogger(__name__)
+Wanted = Literal["running", "stopped"]
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class Record:
     """``wanted`` is the last order's; ``boot`` and ``run`` are those of the game's last start, ``ready_at`` its readiness in monotonic seconds.
     ``crashes`` are those in a row, ``due`` is when the next start after a crash is due (Unix seconds), ``error``: nobody starts it but on order."""
 
-    wanted: Literal["running", "stopped"] = "stopped"
+    wanted: Wanted = "stopped"
     operation: Operation | None = None
     boot: str = ""
     run: str = ""

@@ -22,7 +22,7 @@ from zlh_agent.crash import TAIL_LINES, classify, report
 from zlh_agent.ending import Ending
 from zlh_agent.jobs import Failed, InProgress, Job, Jobs, NotAttached
 from zlh_agent.ping import Pong, ping
-from zlh_agent.record import Operation
+from zlh_agent.record import Operation, Wanted
 from zlh_agent.starting import Died, Impossible, Late, Starting
 from zlh_agent.tasks import Tasks
 from zlh_agent.unit import Exit, Look, Unit, UnitError
@@ -106,16 +106,19 @@ class Supervisor:
         self._prepare()
         return self._order("restart", by, "running", False, self._restart)
 
-    def _order(self, kind: str, by: str, wanted: str, satisfied: bool, run: Run) -> tuple[Job, bool]:
+    def _order(self, kind: str, by: str, wanted: Wanted, satisfied: bool, run: Run) -> tuple[Job, bool]:
         """Job and wish are on disk, both or none, before anything is done."""
         if self.live is not None:
-            if self.live.kind == kind:
-                return self.live, False
-            raise InProgress(self.live)
+            if self.live.kind != kind:
+                raise InProgress(self.live)
+            if by == "api" and self._record.wanted != wanted:  # it took up what somebody had started by hand
+                self._record.wanted = wanted
+                record.save(self._path, self._record)
+            return self.live, False
         if not self._attached:
             raise NotAttached("the agent has just started and does not know yet what the game does")
         job, before = self._jobs.add(kind, by), copy.deepcopy(self._record)
-        self._record.wanted = "running" if wanted == "running" else "stopped"
+        self._record.wanted = wanted
         self._record.operation = None if satisfied else Operation(job.id, kind, "starting" if kind == "start" else "ending")
         if by == "api":
             self._record.crashes, self._record.error = 0, self._record.error and satisfied
@@ -144,6 +147,9 @@ class Supervisor:
                     return
             except UnitError as error:
                 _log.warning("the game's unit does not say what it does, asking again: %s", error)
+            except OSError as error:
+                self._attached = False
+                _log.error("what was left cannot be taken up, trying again: %s", error)
             await asyncio.sleep(AGAIN_S)
 
     async def _attach(self) -> bool:
@@ -196,7 +202,7 @@ class Supervisor:
         """It runs and we did not start it, or did and were killed before we saw it ready. What is wanted stays as it is."""
         self._begin("adopted", self._record.wanted)
 
-    def _begin(self, by: str, wanted: str = "running") -> None:
+    def _begin(self, by: str, wanted: Wanted = "running") -> None:
         """A start that nobody is there to be told of."""
         try:
             self._order("start", by, wanted, False, self._start)

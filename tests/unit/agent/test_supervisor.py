@@ -90,6 +90,19 @@ async def test_what_was_started_by_hand_is_noticed(house: Any, over: Any, until:
     assert house.unit.starts == 1
 
 
+async def test_an_order_for_what_was_started_by_hand_is_remembered(house: Any, over: Any, until: Any) -> None:
+    agent = await house.agent()
+    house.unit.spawn()
+    await agent.look()
+    job = agent.live
+    assert job.by == "adopted" and agent.start() == (job, False)
+    await over(job)
+    await house.kill(agent)
+    await house.reboot()
+    later = await house.agent()
+    assert later.live is not None and later.live.by == "autostart"
+
+
 async def test_a_restart_is_a_stop_and_a_start(house: Any, over: Any) -> None:
     agent = await house.agent()
     await over(agent.start()[0])
