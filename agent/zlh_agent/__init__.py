@@ -1,7 +1,8 @@
 """The agent: looks after the workload of one container and answers the control plane.
 
     __main__ → config, listener              what it is told: /etc/zlh/agent.toml; the parts wired, the port opened
-    routes   → supervisor → unit             a request becomes a job, a job moves the game's systemd unit
+    routes   → supervisor → prepared, unit   a request becomes a job, a job moves the game's systemd unit
+               supervisor → starting, ending how it comes to serve, and how it is brought to its end
                supervisor → ping, crash      what decides that it serves, and why it died
                supervisor → record, jobs     what must outlive the agent itself
     routes   → provisioned                   what the container's kind needs and does not have

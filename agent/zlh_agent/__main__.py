@@ -18,6 +18,7 @@ from zlh_agent import __version__, durable
 from zlh_agent.config import Config, ConfigError, load, load_game
 from zlh_agent.fence import Fence
 from zlh_agent.jobs import Jobs
+from zlh_agent.prepared import Prepared
 from zlh_agent.provisioned import Provisioned
 from zlh_agent.routes import build
 from zlh_agent.supervisor import Supervisor
@@ -69,13 +70,8 @@ def application(config: Config) -> Starlette:
 
 
 def _supervisor(config: Config, jobs: Jobs) -> Supervisor:
-    return Supervisor(
-        config.supervision,
-        jobs,
-        config.state_dir / "game.json",
-        lambda: load_game(config.game_file),
-        lambda game: SystemdUnit(game.unit, game.console),
-    )
+    prepared = Prepared(lambda: load_game(config.game_file), lambda game: SystemdUnit(game.unit, game.console))
+    return Supervisor(config.supervision, jobs, config.state_dir / "game.json", prepared)
 
 
 def _serving(config: Config, app: Starlette) -> uvicorn.Config:

@@ -136,7 +136,7 @@ class _Face:
         try:
             if missing and action != "stop":
                 self._provisioned.forget()
-                game.prepared()
+                game.prepared.load()
                 raise Refused(503, "provisioning is not complete", missing=missing, headers={"Retry-After": "5"})
             job, _ = {"start": game.start, "stop": game.stop, "restart": game.restart}[action]()
         except NotPrepared as error:

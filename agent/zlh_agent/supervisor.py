@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from zlh_agent import host, record
-from zlh_agent.config import Game, NotPrepared, Supervision
+from zlh_agent.config import NotPrepared, Supervision
 from zlh_agent.crash import TAIL_LINES, classify, report
 from zlh_agent.ending import Ending
 from zlh_agent.jobs import Failed, InProgress, Job, Jobs, NotAttached
 from zlh_agent.ping import Pong, ping
+from zlh_agent.prepared import Prepared
 from zlh_agent.record import Operation, Wanted
 from zlh_agent.starting import Died, Impossible, Late, Starting
 from zlh_agent.tasks import Tasks
@@ -38,18 +39,15 @@ Run = Callable[[Job], Coroutine[Any, Any, None]]
 
 
 class Supervisor:
-    """``state`` is stopped, starting, running, stopping, crashed or error. ``prepared`` reads game.toml, ``unit_of`` makes its unit."""
+    """``state`` is stopped, starting, running, stopping, crashed or error. ``path`` is the record's, ``boot`` tells one boot from
+    the next."""
 
-    def __init__(
-        self, settings: Supervision, jobs: Jobs, path: Path, prepared: Callable[[], Game], unit_of: Callable[[Game], Unit], boot: str = ""
-    ) -> None:
-        self._settings, self._jobs, self._path, self.prepared, self._unit_of = settings, jobs, path, prepared, unit_of
+    def __init__(self, settings: Supervision, jobs: Jobs, path: Path, prepared: Prepared, boot: str = "") -> None:
+        self._settings, self._jobs, self._path, self.prepared = settings, jobs, path, prepared
         self._boot = boot or host.boot()
         self._record = record.load(path)
         self.state = "stopped"
         self.live: Job | None = None
-        self._game: Game | None = None
-        self._unit: Unit | None = None
         self._attached = False
         self._tasks = Tasks()
         self._asking = asyncio.Lock()
@@ -76,7 +74,7 @@ class Supervisor:
             if time.monotonic() - self._asked_at > FRESH_S:
                 await self._notice()
                 if self.state == "running":
-                    game, _ = self._parts()
+                    game = self.prepared.game
                     self._pong = await ping(game.address, game.port, self._settings.ping_timeout_s)
                 self._asked_at = time.monotonic()
         if not self._attached:
@@ -85,9 +83,8 @@ class Supervisor:
 
     async def _notice(self) -> None:
         if self.live is None and self._attached and self.state in ("stopped", "crashed", "error") and self._prepare(quietly=True):
-            assert self._unit is not None
             with contextlib.suppress(UnitError):
-                found = await self._unit.look()
+                found = await self.prepared.unit.look()
                 if found.active and self.live is None:
                     self._adopt()
 
@@ -159,14 +156,14 @@ class Supervisor:
             if self._record.operation is not None:
                 self._forget_operation("game.toml is gone")
             return True
-        assert self._unit is not None
-        known, found = self._record, await self._unit.look()
+        unit = self.prepared.unit
+        known, found = self._record, await unit.look()
         self._attached = True
         if known.operation is not None:
             self._resume(known.operation)
         elif found.active:
             if known.run == found.run and known.ready_at is not None:
-                self._running(self._unit, found, known.ready_at)
+                self._running(unit, found, known.ready_at)
             else:
                 self._adopt()
         elif known.wanted == "stopped":
@@ -179,7 +176,7 @@ class Supervisor:
             self.state = "crashed"
             self._recover_or_not()
         elif known.ready_at is not None:
-            _log.warning("the game ended while no agent ran: %s", await self._crashed(self._unit, found))
+            _log.warning("the game ended while no agent ran: %s", await self._crashed(unit, found))
             self._recover_or_not()
         else:
             self._begin("autostart")
@@ -250,7 +247,7 @@ class Supervisor:
 
     async def _start(self, job: Job) -> None:
         """Raises Failed, UnitError."""
-        game, unit = self._parts()
+        game, unit = self.prepared.game, self.prepared.unit
         self._tasks.cancel("watch")
         self.state = "starting"
         self._enter(job, "starting")
@@ -285,7 +282,7 @@ class Supervisor:
 
     async def _stop(self, job: Job) -> None:
         """Raises Failed, UnitError."""
-        game, unit = self._parts()
+        game, unit = self.prepared.game, self.prepared.unit
         self._tasks.cancel("watch")
         self.state = "stopping"
         for attempt in range(ENDINGS):
@@ -374,25 +371,17 @@ class Supervisor:
 
     def _prepare(self, *, quietly: bool = False) -> bool:
         """Reads game.toml, unless an operation holds on to what it read. Raises NotPrepared, or says False."""
-        if self.live is not None:
-            return True
         try:
-            game = self.prepared()
+            if self.live is None:
+                self.prepared.read()
         except NotPrepared:
-            if quietly:
-                return False
-            raise
-        if game != self._game or self._unit is None:
-            self._game, self._unit = game, self._unit_of(game)
+            if not quietly:
+                raise
+            return False
         return True
 
-    def _parts(self) -> tuple[Game, Unit]:
-        assert self._game is not None and self._unit is not None, "an operation begins with game.toml read"
-        return self._game, self._unit
-
     def _ending(self) -> Ending:
-        game, unit = self._parts()
-        return Ending(unit, game, self._settings)
+        return Ending(self.prepared.unit, self.prepared.game, self._settings)
 
     def _enter(self, job: Job, phase: str) -> None:
         self._jobs.enter(job, {"asked": "stopping"}.get(phase, phase))

@@ -18,6 +18,7 @@ import pytest
 
 from zlh_agent.config import Game, NotPrepared, Supervision
 from zlh_agent.jobs import Job, Jobs
+from zlh_agent.prepared import Prepared
 from zlh_agent.supervisor import Supervisor
 from zlh_agent.unit import CannotStart, Exit, Look
 
@@ -118,7 +119,9 @@ class House:
 
     async def agent(self) -> Supervisor:
         """A new agent, attached. The one before must have been killed."""
-        agent = Supervisor(self.settings, Jobs(self.state / "jobs.json"), self.state / "game.json", self._prepared, lambda _: self.unit, self.boot)
+        agent = Supervisor(
+            self.settings, Jobs(self.state / "jobs.json"), self.state / "game.json", Prepared(self._prepared, lambda _: self.unit), self.boot
+        )
         self._agents.append(agent)
         await asyncio.wait_for(agent.attach(), 5)
         return agent
