@@ -72,7 +72,7 @@ class Lab:
 
                 log.info("preparing what the artifact server serves")
                 await asyncio.to_thread(prepare, wares, self.config.runner.project_dir)
-            log.info("preparing the containers' image and network")
+            log.info("preparing the containers' image and network; the first time that builds a Debian, in about a minute")
         await self.world.substance.open()
 
     async def stop(self) -> None:

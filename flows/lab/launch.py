@@ -27,7 +27,7 @@ from flows.lab import deeds, needs, wiring
 
 READY_S, END_S = 30.0, 10.0
 #: The same for real containers: the first start builds an image of a whole Debian; the end stops every container.
-LXC_READY_S, LXC_END_S = 1_200.0, 60.0
+LXC_READY_S, LXC_END_S = 1_200.0, 120.0
 #: Exit status of a lab whose port is somebody else's.
 PORT_TAKEN = 3
 #: Binds of the configuration, and the endpoint whose port they keep from one run to the next.
@@ -258,7 +258,9 @@ def _configuration(directory: Path, fleet: str, project_dir: Path, url: str, tok
             wiring.merge(config, kept)
     wiring.merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
     wiring.merge(config, {"proxmox": {"ca_dir": str(directory / "proxmox-ca")}, "bridge": {"backends_url": url, "backends_token": token}})
-    return wiring.merge(config, overrides)
+    if fleet == "lxc" and "network" not in overrides.get("lxc", {}):
+        wiring.choose_network(config, directory)
+    return wiring.follow_network(wiring.merge(config, overrides))
 
 
 def _port(endpoint: str) -> str:

@@ -66,6 +66,26 @@ def free_network(directory: Path) -> ipaddress.IPv4Network:
     raise Permanent("choosing a network for the lab's containers", why=f"every one in {NETWORKS} is routed", remedy="name one: lxc.network")
 
 
+def choose_network(config: dict[str, Any], directory: Path) -> None:
+    """Another network where somebody else took ours since the last run; what was our own is not there any more. Raises Permanent."""
+    network = ipaddress.IPv4Network(config["lxc"]["network"])
+    if any(network.overlaps(route) for route in _routes() if route.prefixlen):
+        config["lxc"]["network"] = str(free_network(directory))
+
+
+def follow_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The artifact server listens on the bridge's address, whatever it is now."""
+    if config.get("fleet") == "lxc":
+        host, _, port = str(config["artifacts"]["bind"]).rpartition(":")
+        try:
+            gateway = str(ipaddress.IPv4Network(config["lxc"]["network"])[1])
+            if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+                config["artifacts"]["bind"] = f"{gateway}:{port}"
+        except ValueError:
+            pass  # the lab refuses it, naming the field
+    return config
+
+
 def _routes() -> list[ipaddress.IPv4Network]:
     """The machine's IPv4 routes."""
     found = []

@@ -18,7 +18,7 @@ DEEDS: Mapping[str, str] = {
     "revive": f"systemctl kill --signal=CONT {AGENT} 2>/dev/null; systemctl reset-failed {AGENT} 2>/dev/null; systemctl start {AGENT}",
     "crash": f"systemctl is-active --quiet {GAME} && systemctl kill --signal=KILL {GAME}",
 }
-_STATE = f"systemctl show --property=LoadState,ActiveState {AGENT}; systemctl show --property=ActiveState {GAME}"
+_STATE = f"systemctl show --property=LoadState,ActiveState {AGENT}; echo; systemctl show --property=ActiveState {GAME}"
 
 
 class RealAgents:

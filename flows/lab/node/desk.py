@@ -234,14 +234,16 @@ class Desk:
         sets = {"PATH": PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8", **({"TERM": term} if term else {})}
         attach = ["lxc-attach", "-P", str(names.home(self.directory) / "machines"), "-n", names.container_name(self.directory, container.vmid)]
         attach += ["--clear-env", *(word for key, value in sets.items() for word in ("-v", f"{key}={value}")), "--", *argv]
+        # lxc-attach speaks to the terminal that controls its session, not to its standard streams, where these are one.
+        on_terminal = os.isatty(streams[0])
         try:
             process = await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", "--", *attach),
+                *("setpriv", "--pdeathsig", "KILL", "--", *(("setsid", "--ctty") if on_terminal else ()), *attach),
                 stdin=streams[0],
                 stdout=streams[1],
                 stderr=streams[2],
                 env={"PATH": PATH, **names.mark(self.directory)},
-                start_new_session=True,
+                start_new_session=not on_terminal,
             )
         except OSError as error:
             raise PctError(f"unable to run {shlex.join(argv[:1])}: {error}") from error

@@ -24,6 +24,11 @@ root ALL=(ALL:ALL) ALL
 {user} ALL=(root) NOPASSWD: /usr/sbin/pct
 """
 PAM = "auth required pam_deny.so\naccount required pam_permit.so\nsession required pam_permit.so\n"
+PCT = """\
+#!/bin/sh
+[ "$(/usr/bin/id -u)" = 0 ] || {{ echo "please run as root" >&2; exit 255; }}
+exec '{python}' -IS {stage}/pct.py "$@"
+"""
 SSHD = """\
 Port {port}
 AddressFamily inet
@@ -80,7 +85,7 @@ def furnish(spec: dict[str, Any], stage: Path) -> None:
     write(etc / "sudoers", SUDOERS.format(user=user), 0o440)
     write(etc / "pam.d" / "sudo", PAM)
     # The interpreter ignores the environment and the caller's directory, as a program for sudo must.
-    write(sbin / "pct", f"#!/bin/sh\nexec '{sys.executable}' -IS {STAGE}/pct.py \"$@\"\n", 0o755)
+    write(sbin / "pct", PCT.format(python=sys.executable, stage=STAGE), 0o755)
     shutil.copyfile(spec["pct"], stage / "pct.py")
     write(stage / "host_key", Path(spec["host_key"]).read_text(), 0o600)
     write(stage / "authorized_keys", f"restrict,pty {Path(spec['authorized_key']).read_text()}")

@@ -111,7 +111,8 @@ async def test_a_container_that_died_shows_stopped_everywhere(api: Api, solid: S
     solid.alive.clear()
     assert (await api.get(f"{path}/status/current"))["status"] == "stopped"
     solid.alive.add(10000)
-    assert [c["status"] for c in await api.get("cluster/resources", type="vm") if c["vmid"] == 10000] == ["running"], "and one that was started at the node runs"
+    listed = [c["status"] for c in await api.get("cluster/resources", type="vm") if c["vmid"] == 10000]
+    assert listed == ["running"], "and one that was started at the node runs"
     solid.alive.clear()
     assert [c["status"] for c in await api.get("nodes/pve1/lxc") if c["vmid"] == 10000] == ["stopped"]
     assert (await api.refused("post", f"{path}/status/stop")).content == "CT 10000 not running"
