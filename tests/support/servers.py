@@ -43,6 +43,7 @@ class Server(ABC):
         """``extra``: further options of the server, by their names in its own configuration."""
         self.durable, self.extra = durable, dict(extra or {})
         self.port = 0
+        self._served = False  # it has answered once: its user is made, and its port stays
         self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
         self._lock = (self.directory / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -97,10 +98,8 @@ class Server(ABC):
             if time.monotonic() > end or not any(word in self.log().lower() for word in ("in use", "unable to lock", "lock file")):
                 raise RuntimeError(f"{self.name} ended at its start: {self.log()}")
             time.sleep(0.2)  # its predecessor's children are still ending, or somebody else took the port
-            if not self.durable and not self._served:
+            if not self._served:
                 self.port = 0
-
-    _served = False
 
     def _launch(self) -> None:
         argv, stdin = self.command()
@@ -140,7 +139,7 @@ class Server(ABC):
         process, self._process = self._process, None
         if process is None:
             return
-        family = [process.pid, *_children(process.pid)]
+        family = [process.pid, *children(process.pid)]
         with suppress(ProcessLookupError):
             process.send_signal(by)
         try:
@@ -165,7 +164,7 @@ class Server(ABC):
         return (self.directory / "log").read_text(errors="replace")[-2_000:]
 
     def _family(self) -> list[int]:
-        return [self.pid, *_children(self.pid)]
+        return [self.pid, *children(self.pid)]
 
     def run(self, argv: list[str], stdin: str = "", *, check: bool = True) -> str:
         """A program of the server's package, as the server's user; its output. Raises RuntimeError with what it said."""
@@ -373,7 +372,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Of a process that may be gone."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
