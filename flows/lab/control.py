@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from flows.lab.agents import RealAgents
 from flows.lab.config import ControlConfig, split_bind
 from flows.lab.faults import MODES, Fault, Faults, Mode
 from flows.lab.part import Manipulable, Part, PartError, Restartable, Routed
 from flows.lab.serving import Refused, Site, bearer_is, problem, read_json, refusals, refuse, unauthorized
+from flows.lab.substance import SubstanceError
 from flows.lab.world import LabAgent, LabContainer, World, describe
 
 Order = TypeVar("Order", bound=BaseModel)
@@ -133,11 +135,19 @@ class Control:
                 "at": time.time(),
                 "started_at": self.started,
                 "parts": {name: {"endpoints": dict(part.endpoints), **part.inspect()} for name, part in self.parts.items()},
-                "containers": {str(c.vmid): describe(c) for c in self.world.containers.values()},
+                "containers": {str(c.vmid): await self._described(c) for c in list(self.world.containers.values())},
                 "agents": {str(c.vmid): _agent(c, c.agent) for c in self.world.containers.values() if c.agent is not None},
                 "faults": [_fault(f) for f in self.faults.live()],
             }
         )
+
+    async def _described(self, container: LabContainer) -> dict[str, Any]:
+        """With what really runs, not what the record believes."""
+        try:
+            running = not container.template and await self.world.substance.running(container)
+        except SubstanceError:
+            return {**describe(container), "status": "unknown"}
+        return {**describe(container), "status": "running" if running else "stopped"}
 
     # ── faults ──────────────────────────────────────────────────────────────────────────────────────
     async def list_faults(self, request: web.Request) -> web.Response:
@@ -147,6 +157,8 @@ class Control:
         order = await _body(request, FaultOrder)
         if order.target in TARGETS and order.target not in self.parts:
             raise refuse(problem(422, f"target: the part {order.target!r} does not run in this lab", field="target"))
+        if order.target.startswith("agent") and isinstance(self.parts.get("agents"), RealAgents):
+            raise refuse(problem(422, f"target: real agents play no {order.mode}; they can be killed, frozen and revived", field="target"))
         options = order.model_dump(exclude={"target", "mode", "for_s"})
         until = None if order.for_s is None else time.monotonic() + order.for_s
         return web.json_response(_fault(self.faults.arm(order.target, order.mode, until=until, **options)), status=201)

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.errors import AutomationError, BadInput, Busy, Conflict, DeadlineExceeded, Unreachable
+from flows.errors import AutomationError, BadInput, Busy, Conflict, DeadlineExceeded, Permanent, Unreachable
 from flows.lab import deeds, needs, wiring
+from flows.lab.substance import SubstanceError
 
 READY_S, END_S = 30.0, 10.0
 #: The same for real containers: the first start builds an image of a whole Debian; the end stops every container.
@@ -144,6 +145,8 @@ def down(directory: Path) -> bool:
     directory = directory.resolve()
     if not directory.is_dir():
         return False
+    if _fleet(directory) == "lxc" and os.geteuid() != 0:
+        raise Permanent(f"ending the lab in {directory}", why="its containers belong to root", remedy="do it as root")
     deadline = time.monotonic() + _end_s(directory)
     pid = _pid(directory)
     while pid is None and _held(directory):  # started a moment ago: it has not said yet who it is
@@ -339,7 +342,10 @@ def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
         return False
     from flows.lab import lxc
 
-    removed = lxc.clean(directory)
+    try:
+        removed = lxc.clean(directory)
+    except SubstanceError as error:
+        raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
     if removed and say is not None:
         say(f"removed what an earlier lab left: {', '.join(removed)}")
     return bool(removed)

@@ -155,6 +155,8 @@ def test_an_agent_is_killed_frozen_and_revived(fleet: Fleet) -> None:
     launch.meddle(home, "agent:10007", "freeze")
     launch.meddle(home, "agent:10007", "kill")
     assert state() == "dead", "a frozen one dies, too"
+    with pytest.raises(BadInput, match="real agents play no slow"):
+        launch.fault(home, "agent:10007", "slow")
     launch.meddle(home, "agent:10007", "crash")
     until(lambda: state("zlh-game") == "dead")
     with pytest.raises(BadInput, match="nothing runs"):

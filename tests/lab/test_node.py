@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.lab import launch
 from tests.support.lxcfleet import Fleet, processes_naming, processes_with, running, until
 from tests.support.machines import leftovers
 
@@ -111,6 +112,15 @@ def test_who_gets_in(fleet: Fleet, tmp_path: Path) -> None:
     node = fleet.state.endpoints["node"]
     forward = subprocess.run([*fleet.ssh_argv("true")[:-2], "-W", "127.0.0.1:22", f"{node['user']}@127.0.0.1"], capture_output=True, check=False)
     assert forward.returncode != 0, "no tunnels"
+
+
+def test_a_node_whose_server_was_restarted(fleet: Fleet) -> None:
+    with subprocess.Popen(fleet.ssh_argv("sudo pct exec 10001 -- sleep 2345"), stdin=subprocess.DEVNULL) as talk:
+        until(lambda: fleet.ssh("sudo /usr/sbin/pct exec 10001 -- pgrep -x sleep").returncode == 0)
+        launch.meddle(fleet.state.directory, "node", "restart")
+        assert talk.wait(20) != 0
+    assert fleet.ssh("hostname").stdout == b"pve1\n"
+    until(lambda: fleet.ssh("sudo /usr/sbin/pct exec 10001 -- pgrep -x sleep").returncode != 0)
 
 
 def test_many_at_once(fleet: Fleet) -> None:
