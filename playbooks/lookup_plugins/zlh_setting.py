@@ -1,7 +1,7 @@
 """``lookup('zlh_setting', 'proxmox.url')``: a setting of the controller, for the inventories. With ``env_file`` of that file alone.
 
-``proxmox.url`` also makes requests, which ``community.proxmox`` asks with, trust the CA of ZLH_PROXMOX__CA_FILE, unless REQUESTS_CA_BUNDLE is
-set: the plugin has no option for it.
+``proxmox.url`` also sets REQUESTS_CA_BUNDLE to ZLH_PROXMOX__CA_FILE, where that is set, for this process: ``community.proxmox`` has no option
+for a CA, and one that the environment names for other sites would not know the cluster's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LookupModule(LookupBase):
             raise AnsibleLookupError(f"the controller's code is not there: run the ansible-playbook of its own environment ({error})") from error
         try:
             if "proxmox.url" in terms and (bundle := given.setting("proxmox.ca_file", env_file)):
-                os.environ.setdefault("REQUESTS_CA_BUNDLE", bundle)
+                os.environ["REQUESTS_CA_BUNDLE"] = bundle
             return [given.setting(term, env_file) for term in terms]
         except AutomationError as error:
             raise AnsibleLookupError(str(error)) from error
