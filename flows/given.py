@@ -25,7 +25,7 @@ def settings(env_file: str = "") -> Settings:
     """Those of an env file alone (``zlh up`` writes one), or of the environment. Raises MisconfiguredSetting."""
     if env_file and not Path(env_file).is_file():
         raise MisconfiguredSetting(
-            env_file, why="does not exist", remedy="start the lab here (zlh up --fleet lxc), or set ZLH_LAB_ENV to its zlh.env"
+            env_file, why="does not exist", remedy="start the lab here (zlh up --fleet lxc), or set LAB_ENV_FILE to its zlh.env"
         )
     return load({"ZLH_ENV_FILE": env_file} if env_file else os.environ)
 

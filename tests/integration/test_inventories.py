@@ -44,7 +44,13 @@ async def test_a_mistyped_variable_is_named_and_nothing_runs(tmp_path: Path, pla
     assert "ok=0 " in said and "changed=0 " in said
 
 
-@pytest.mark.parametrize("inventory", ["lab", "production"])
-async def test_our_inventories_are_read(inventory: str) -> None:
-    status, said = await ansible("ansible-inventory", "-i", f"inventories/{inventory}", "--list")
-    assert status == 0 and "zlh" in said, said
+@pytest.mark.parametrize(("inventory", "named"), [("lab", "var/up/zlh.env"), ("production", "HTTPSConnectionPool")])
+async def test_an_inventory_without_an_answer_ends_the_play(tmp_path: Path, inventory: str, named: str) -> None:
+    """Nobody must not look like everybody being fine."""
+    status, said = await ansible("ansible-playbook", "-i", f"inventories/{inventory}", "playbooks/site.yml")
+    assert status != 0 and named in said and "Completely failed to parse inventory source" in said, said
+
+
+async def test_a_playbook_alone_asks_nobody() -> None:
+    status, said = await ansible("ansible-playbook", "--syntax-check", "playbooks/site.yml")
+    assert status == 0, said

@@ -182,7 +182,7 @@ async def test_no_secret_lies_about(stage: Stage) -> None:
 
 async def test_by_hand_the_agents_playbook_changes_nothing(stage: Stage) -> None:
     """What the flow deployed is what a person's ansible-playbook deploys: converged already, and strict SSH by the exported known_hosts."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | {"ZLH_LAB_ENV": str(stage.stack.env_file)}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | {"LAB_ENV_FILE": str(stage.stack.env_file)}
     argv = [str(PROJECT / ".venv/bin/ansible-playbook"), "-i", "inventories/lab", "playbooks/deploy_agent.yml"]
     for _ in range(2):
         done = await asyncio.to_thread(subprocess.run, argv, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=300, check=False)
