@@ -26,7 +26,7 @@ PROGRAMS: Mapping[str, str] = {
 }
 #: Where Debian keeps what is for root, wherever the caller's PATH points.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-REMEDY = "or all that the lab needs: ansible-playbook playbooks/lab.yml"
+REMEDY = "or all that the lab needs: make lab-host, which is ansible-playbook -i localhost, -c local playbooks/lab.yml"
 
 
 def missing() -> dict[str, str]:

@@ -83,6 +83,8 @@ def test_snapshot_backup_and_restore_are_real(fleet: Fleet) -> None:
     (volume,) = fleet.api.nodes("pve1").storage("local").content.get(content="backup", vmid=10004)
     assert f"INFO: creating vzdump archive '/var/lib/vz/dump/{volume['volid'].removeprefix('local:backup/')}'" in fleet.log(upid)
     assert volume["size"] > 10_000_000
+    plain = fleet.api.nodes("pve1").vzdump.post(vmid="10004", storage="local")
+    assert fleet.done(plain) == "job errors" and any("compress=zstd" in line for line in fleet.log(plain))
     assert fleet.done(container.snapshot("first").rollback.post(start=1)) == "OK"
     assert fleet.inside(10004, "cat /root/state") == "first"
     ask = {"vmid": 10004, "ostemplate": volume["volid"], "restore": 1, "force": 1, "storage": "local-lvm"}

@@ -241,6 +241,8 @@ async def _write(call: Call, task: Task, container: LabContainer, began: float) 
     """Raises what made it fail; then there is no archive."""
     cluster, vmid, name = call.cluster, container.vmid, _storage(call)
     place, extension = cluster.place(name, call.node), EXTENSIONS[call.params.get("compress", "0")]
+    if cluster.archives.directory is not None and extension != "tar.zst":
+        raise TaskError("the lab packs real containers by zstd alone: compress=zstd")
     while (named := cluster.archives.name(place, name, vmid, extension, began)) is None:
         await asyncio.sleep(0.05)  # the name has the second of its beginning
         began = time.time()
