@@ -144,7 +144,7 @@ def down(directory: Path) -> bool:
     stays on the machine, not even of a lab that was killed."""
     directory = directory.resolve()
     if not directory.is_dir():
-        return False
+        return os.geteuid() == 0 and _removed(directory) != []  # it may have been deleted under a lab, or after one that was killed
     if _fleet(directory) == "lxc" and os.geteuid() != 0:
         raise Permanent(f"ending the lab in {directory}", why="its containers belong to root", remedy="do it as root")
     deadline = time.monotonic() + _end_s(directory)
@@ -338,17 +338,21 @@ def _held(directory: Path) -> bool:
 
 def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
     """Removes what a lab of real containers in this directory left on the machine; the caller holds the lock. True if there was anything."""
-    if _fleet(directory) != "lxc":
+    if _fleet(directory) != "lxc" and not (directory / "lxc").exists():
         return False
-    from flows.lab import lxc
-
-    try:
-        removed = lxc.clean(directory)
-    except SubstanceError as error:
-        raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
+    removed = _removed(directory)
     if removed and say is not None:
         say(f"removed what an earlier lab left: {', '.join(removed)}")
     return bool(removed)
+
+
+def _removed(directory: Path) -> list[str]:
+    from flows.lab import lxc
+
+    try:
+        return lxc.clean(directory)
+    except SubstanceError as error:
+        raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
 
 
 #: Children of this process, so that they can be reaped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,31 @@ def test_ended_while_it_starts(home: Path) -> None:
         launcher.wait(60)
     launch.down(home)
     assert leftovers(home) == [] and launch.status(home)["running"] is False
+
+
+def test_a_directory_that_was_deleted_under_its_lab(home: Path) -> None:
+    with running(home) as fleet:
+        fleet.container(10001)
+        kill(fleet.state.pid)
+        shutil.rmtree(home, ignore_errors=True)
+        assert leftovers(home) != []
+        assert launch.down(home) is True and leftovers(home) == []
+
+
+def test_the_command_line(home: Path) -> None:
+    """With every part, the artifact server's wares too."""
+
+    def zlh(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "flows.cli", "lab", *words, "--dir", str(home)]
+        return subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=250, check=False)
+
+    up = zlh("up", "--fleet", "lxc")
+    assert up.returncode == 0 and "starting node\n" in up.stdout and "runs fleet lxc" in up.stdout, up
+    assert zlh("status").returncode == 0 and "zlh lab down" in zlh("up", "--fleet", "sim").stderr
+    assert "node pve1 is" not in zlh("fault", "node:pve1", "down").stdout and launch.status(home)["nodes"] == {"pve1": False, "pve2": True}
+    down = zlh("down")
+    assert (down.returncode, down.stdout) == (0, "the lab has ended\n")
+    assert zlh("status").returncode == 1 and leftovers(home) == []
 
 
 def test_two_labs_side_by_side(home: Path, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_command_is_ended_with_its_pct_and_may_outlive_a_broken_connection(fle
     until(lambda: fleet.ssh(f"sudo /usr/sbin/pct exec 10001 -- test -e /proc/{pid}").returncode != 0)
     with subprocess.Popen(fleet.ssh_argv("exec sudo /usr/sbin/pct exec 10001 -- sleep 4321"), stdin=subprocess.DEVNULL):
         until(lambda: fleet.ssh("sudo /usr/sbin/pct exec 10001 -- pgrep -f 'sleep 4321'").returncode == 0)
-        for pid in processes_with("pct.py", "4321"):
-            os.kill(pid, signal.SIGKILL)
+        for number in processes_with("pct.py", "4321"):
+            os.kill(number, signal.SIGKILL)
         until(lambda: fleet.ssh("sudo /usr/sbin/pct exec 10001 -- pgrep -x sleep").returncode != 0)
 
 

@@ -111,6 +111,7 @@ def config(lab_config: Callable[..., LabConfig]) -> LabConfig:
                 {"secret": SECRET},
                 {"name": "auditor", "secret": SECRET, "rights": {"/vms": ["VM.Audit"], "/": ["Sys.Audit"]}},
                 {"name": "nobody", "secret": SECRET, "rights": {}},
+                {"name": "storer", "secret": SECRET, "rights": {"/storage": ["Datastore.Audit", "Datastore.AllocateSpace"]}},
                 {"name": "old", "secret": SECRET, "expire": 1},
                 {"name": "narrow", "secret": SECRET, "rights": {"/vms/9000": ["VM.Audit", "VM.Clone"], "/": ["Sys.Audit"]}},
                 {"name": "noswitch", "secret": SECRET, "rights": {**DEFAULT_RIGHTS, "/sdn": []}},

@@ -135,6 +135,7 @@ async def test_parameters_and_rights(api: Api, person: Api, caller: Callable[[st
     assert (await auditor.refused("post", url, vmid="10000")).content == "Permission check failed (/storage/local, Datastore.AllocateSpace)"
     assert (await backup(api))[0] == "OK"
     assert await person.get(CONTENT, content="backup") and (await auditor.refused("get", CONTENT)).status_code == 403
+    assert await volumes(caller("storer")) == [], "without VM.Backup on its owner nobody sees one"
     narrow = caller("narrow")
     assert (await narrow.refused("delete", f"{CONTENT}/{(await volumes(api))[0]['volid']}")).status_code == 403
 
