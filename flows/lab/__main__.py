@@ -16,6 +16,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,32 @@ def substance(config: LabConfig) -> Substance:
     from flows.lab.lxc import Machines
 
     return Machines(config.directory, IPv4Network(config.lxc.network), config.lxc.images)
+
+
+async def aside(work: Callable[[], None]) -> None:
+    """Does it in a thread that the end of this process does not wait for, as it would for one of asyncio's own."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as failed:  # noqa: BLE001 - it belongs to who waits
+            error = failed
+        with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="aside", daemon=True).start()
+    await done
 
 
 class Lab:
@@ -71,7 +99,7 @@ class Lab:
                 from flows.lab.wares import prepare
 
                 log.info("preparing what the artifact server serves")
-                await asyncio.to_thread(prepare, wares, self.config.runner.project_dir)
+                await aside(lambda: prepare(wares, self.config.runner.project_dir))
             log.info("preparing the containers' image and network; the first time that builds a Debian, in about a minute")
         await self.world.substance.open()
 

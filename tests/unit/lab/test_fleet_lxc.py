@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from flows import settings
 from flows.errors import BadInput, Permanent
 from flows.lab import launch, needs, wiring
+from flows.lab.__main__ import aside
 from flows.lab.config import LabConfig
 from flows.lab.substance import Records
 from flows.lab.world import World
@@ -126,6 +129,24 @@ def test_progress_is_told_without_its_head(tmp_path: Path) -> None:
         log.write("-01 00:00:02,000 INFO flows.lab.lxc.image done\n2026-01-01 00:00:02,000 ERROR flows.lab broken\n")
     progress.tell()
     assert said == ["building an image", "done"]
+
+
+async def test_long_work_aside() -> None:
+    done: list[int] = []
+    await aside(lambda: done.append(1))
+    assert done == [1]
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await aside(fail)
+
+
+def test_an_end_does_not_wait_for_work_aside() -> None:
+    code = "import asyncio, time; from flows.lab.__main__ import aside; asyncio.run(asyncio.wait_for(aside(lambda: time.sleep(50)), 0.1))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1 and "TimeoutError" in ended.stderr
 
 
 async def test_what_stands_behind_a_world_by_default() -> None:
