@@ -60,12 +60,14 @@ class State:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None: there is none, or it is a zombie. With the pid it names one process for good."""
+    """When a process began, in clock ticks since boot; None: there is none, or it is a zombie. With the pid it names one process for good.
+    One that is killed may be a zombie while its threads still die, and hold its files."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        dead = fields[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except OSError:
         return None
-    return None if fields[0] == "Z" else int(fields[19])
+    return None if dead else int(fields[19])
 
 
 def load(directory: Path) -> State:
@@ -157,13 +159,16 @@ def down(directory: Path) -> bool:
     if pid is not None:
         _end(pid, _end_s(directory))
     _reap()
-    with _starting(directory) as lock:
-        if lock is not None:  # else somebody starts one now: what is here is theirs
-            cleaned = _clean(directory)
-            for name in ("state.json", "lab.pid"):
-                (directory / name).unlink(missing_ok=True)
-            return pid is not None or cleaned
-    return pid is not None
+    while True:
+        with _starting(directory) as lock:
+            if lock is not None:
+                cleaned = _clean(directory)
+                for name in ("state.json", "lab.pid"):
+                    (directory / name).unlink(missing_ok=True)
+                return pid is not None or cleaned
+        if _pid(directory) is not None or time.monotonic() > deadline:
+            return pid is not None  # somebody starts one now: what is here is theirs
+        time.sleep(0.05)  # its launcher still cleans up after it
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -348,9 +353,10 @@ def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
 
 def _removed(directory: Path) -> list[str]:
     from flows.lab import lxc
+    from flows.lab.dns import knot
 
     try:
-        return lxc.clean(directory)
+        return [*knot.clean(directory / "knot"), *lxc.clean(directory)]
     except SubstanceError as error:
         raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
 

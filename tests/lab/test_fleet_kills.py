@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,17 @@ def test_the_command_line(home: Path) -> None:
     down = zlh("down")
     assert (down.returncode, down.stdout) == (0, "the lab has ended\n")
     assert zlh("status").returncode == 1 and leftovers(home) == []
+
+
+def test_a_nodes_port_taken_meanwhile_is_replaced(home: Path) -> None:
+    with running(home) as fleet:
+        taken = int(fleet.state.endpoints["node"]["port"])
+        launch.down(home)
+        with socket.socket() as taker:
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taker.bind(("127.0.0.2", taken))
+            taker.listen()
+            assert launch.up(home, project_dir=PROJECT).endpoints["node"]["port"] != str(taken)
 
 
 def test_two_labs_side_by_side(home: Path, tmp_path: Path) -> None:

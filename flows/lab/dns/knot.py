@@ -166,7 +166,8 @@ class KnotPart:
         storage = self._directory / "storage"
         for directory in (self._directory, storage, self._directory / "run"):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self._directory / "knot.log").unlink(missing_ok=True)
+        for stale in ("knot.log", "run/knot.pid"):  # a killed one's process id may be somebody else's by now: Knot would refuse to start
+            (self._directory / stale).unlink(missing_ok=True)
         zone = storage / f"{self._plain(self.origin)}.zone"
         if not zone.exists():
             server = dns.name.from_text("ns1", self.origin)

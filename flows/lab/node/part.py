@@ -7,7 +7,9 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from flows.lab.world import World
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
-READY_S = 20.0
+READY_S, FREE_S = 20.0, 2.0
 
 
 async def start(config: LabConfig, world: World, faults: Faults) -> NodePart:
@@ -86,6 +88,7 @@ class NodePart:
         lines = (f"[{n.config.address}]:{self.port} {' '.join(n.host_key.split()[:2])}\n" for n in self._nodes)
         self.known_hosts.write_text("".join(lines))
         for node in self._nodes:
+            await _claim(node.config.address, self.port)
             await node.desk.open()
             await self._serve(node)
 
@@ -152,6 +155,22 @@ class NodePart:
             return
         processes.end_tree(process.pid)
         await process.wait()
+
+
+async def _claim(address: str, port: int) -> None:
+    """Returns when nobody listens there; a predecessor that was just killed gets a moment. Raises OSError, as for any port that is taken."""
+    deadline = time.monotonic() + FREE_S
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+        await asyncio.sleep(0.05)
 
 
 async def _key(path: Path, comment: str) -> str:
