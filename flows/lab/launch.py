@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,8 +357,12 @@ def _removed(directory: Path) -> list[str]:
     from flows.lab.dns import knot
 
     try:
-        return [*knot.clean(directory / "knot"), *lxc.clean(directory)]
-    except SubstanceError as error:
+        removed = [*knot.clean(directory / "knot"), *lxc.clean(directory)]
+        if (directory / "knot").exists():  # its zone names containers that are gone
+            shutil.rmtree(directory / "knot")
+            removed.append(f"files {directory / 'knot'}")
+        return removed
+    except (SubstanceError, OSError) as error:
         raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
 
 
