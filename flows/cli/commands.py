@@ -15,7 +15,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "Run it here": {
         "up": ("Run the whole control plane here.", ("services",)),
         "demo": ("Provision servers, break things, show each fault seen and healed.", ("services",)),
-        "lab": ("The simulated fleet, and faults on purpose.", ("labs",)),
+        "lab": ("A fleet on this machine, simulated or of real containers, and faults on purpose.", ("labs",)),
     },
     "Look": {
         "status": ("One screen: automation, sources, fleet, findings, queues.", ("look",)),

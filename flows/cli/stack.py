@@ -24,7 +24,7 @@ from flows.cli.children import Child, ChildDied, Register
 from flows.cli.drain import drain, resume
 from flows.clients import engine_processes
 from flows.clients.ca import CertificateAuthority
-from flows.clients.engine_setup import EngineSetup
+from flows.clients.engine_setup import EngineSetup, Healing
 from flows.domain.node import Node
 from flows.environment import META, merged
 from flows.errors import AutomationError
@@ -54,6 +54,10 @@ SHORT_TIMES: Mapping[str, str] = {
     "ZLH_AGENT__TIMEOUT_S": "2",
     "ZLH_NOTIFY__DRAIN_S": "1",
 }
+
+
+#: With short times: seconds after which a run that never starts is given up by the engine, which frees its slot.
+SHORT_PENDING_S = 45.0
 
 
 def free_port() -> int:
@@ -235,7 +239,8 @@ class Stack:
     async def _set_up_engine(self, home: Path) -> None:
         setup = EngineSetup(self.settings.engine, home)
         try:
-            await setup.run(PROJECT / "prefect.yaml", interval_s=self.settings.timing.sweep_s)
+            healing = Healing(pending_s=SHORT_PENDING_S) if self.short else None
+            await setup.run(PROJECT / "prefect.yaml", interval_s=self.settings.timing.sweep_s, healing=healing)
         finally:
             await setup.close()
         await resume(self.settings.engine)

@@ -212,7 +212,7 @@ class CloudflareConfig(Section):
 
 class RunnerConfig(Section):
     project_dir: Path = Field(Path("."), description="directory with playbooks/ and roles/ whose argument specs are checked")
-    task_s: Seconds = Field(0.2, description="seconds that each simulated task takes")
+    task_s: Seconds = Field(0.1, description="seconds that each simulated task takes")
 
 
 class LxcConfig(Section):
