@@ -122,7 +122,7 @@ def test_each_node_has_its_address(node: AnsibleSettings) -> None:
     _, groups, _ = prepared(AnsibleRunner(several, entrance="10.0.0.9"), play("bootstrap.yml"), None)
     assert groups["zlh_game"]["hosts"]["zlh-game-10001"]["ansible_host"] == "10.0.0.2"
     other = node.model_copy(update={"node_addresses": ("pve2=10.0.0.3",)})
-    with pytest.raises(MisconfiguredSetting, match="ZLH_ANSIBLE__NODE_ADDRESSES.*does not name pve1"):
+    with pytest.raises(MisconfiguredSetting, match=r"ZLH_ANSIBLE__NODE_ADDRESSES.*does not name pve1"):
         prepared(AnsibleRunner(other), play("bootstrap.yml"), None)
 
 
