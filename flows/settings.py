@@ -33,7 +33,7 @@ class DatabaseSettings(Group):
         SecretStr("sqlite+aiosqlite:///var/zlh.db"), description="SQLAlchemy URL: sqlite+aiosqlite, mysql+asyncmy or postgresql+asyncpg"
     )
     pool_size: int = Field(5, ge=1, le=50, description="Connections kept open per process (servers only)")
-    busy_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for SQLite's write lock before giving up")
+    busy_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a lock of the database before giving up")
 
 
 class ApiSettings(Group):

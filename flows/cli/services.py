@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -86,6 +87,16 @@ async def _until_signalled(run: object) -> None:
     await run(stop)
 
 
+async def refuse_other_schema(settings: Settings) -> None:
+    """Raises Conflict before anything is served from tables of another version. A database that does not answer is no such reason: what is
+    served says so until it does."""
+    from flows.errors import Unreachable
+    from flows.state import migrate
+
+    with contextlib.suppress(Unreachable):
+        await migrate.check(settings.database.url.get_secret_value())
+
+
 def api() -> None:
     """Serve the customers' and the control listener."""
     settings = session.settings()
@@ -95,6 +106,7 @@ def api() -> None:
         from flows.api.deps import ApiDeps
         from flows.api.serve import serve
 
+        await refuse_other_schema(settings)
         database, catalog = bootstrap.database(settings), bootstrap.catalog(settings)
         try:
             await serve(ApiDeps(database, settings, bootstrap.router(settings), catalog), stop)
@@ -113,6 +125,7 @@ def dispatch() -> None:
         from flows import bootstrap
         from flows.report.dispatch import run as dispatching
 
+        await refuse_other_schema(settings)
         async with bootstrap.dispatcher(settings) as parts:
             await dispatching(**parts, settings=settings, stop=stop)
 

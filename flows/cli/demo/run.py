@@ -29,7 +29,9 @@ def run(directory: Path, json_file: Path | None, fleet: str = "sim") -> int:
         stack = Stack(directory, fleet=fleet, short=True, say=view.say)
         try:
             stack.prepare()
-            view.say(f"fleet {fleet} is up; starting the API, the Prefect server and its worker")
+            view.say(
+                f"{'simulated fleet' if fleet == 'sim' else 'fleet of real containers'} is up; starting the API, the Prefect server and its worker"
+            )
             stack.start()
             for line in stack.urls():
                 view.say(line)
