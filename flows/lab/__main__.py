@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput
-from flows.lab import launch, needs
+from flows.lab import launch, needs, program
 from flows.lab.config import LabConfig, load
 from flows.lab.control import Control
 from flows.lab.faults import Faults
@@ -119,7 +119,7 @@ class Lab:
         """What the state file holds. No secret: those are in the configuration of whoever started the lab."""
         return {
             "pid": os.getpid(),
-            "started": launch.start_ticks(os.getpid()),
+            "started": program.start_ticks(os.getpid()),
             "fleet": self.config.fleet,
             "control": self.control.site.url,
             "endpoints": {name: dict(part.endpoints) for name, part in self.parts.items()},

@@ -7,27 +7,24 @@ A lab lives in a directory: ``config.json`` (0600, its secrets), ``state.json`` 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows.errors import AutomationError, BadInput, Busy, Conflict, DeadlineExceeded, Permanent, Unreachable
-from flows.lab import deeds, needs, wiring
+from flows.lab import deeds, needs, program, wiring
 from flows.lab.substance import SubstanceError
 
-READY_S, END_S = 30.0, 10.0
+READY_S = 30.0
 #: The same for real containers: the first start builds an image of a whole Debian; the end stops every container.
 LXC_READY_S, LXC_END_S = 1_200.0, 120.0
 #: Exit status of a lab whose port is somebody else's.
@@ -60,23 +57,12 @@ class State:
         return str(self.config.get("fleet", "sim"))
 
 
-def start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None: there is none, or it is a zombie. With the pid it names one process for good.
-    One that is killed may be a zombie while its threads still die, and hold its files."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        dead = fields[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) <= 1
-    except OSError:
-        return None
-    return None if dead else int(fields[19])
-
-
 def load(directory: Path) -> State:
     """The state of the lab in ``directory``. Raises Unreachable where none runs."""
     directory = directory.resolve()
-    found = _pid(directory)
+    found = program.pid_of(directory)
     try:
-        config, state = _read(directory / "config.json"), _read(directory / "state.json")
+        config, state = program.read(directory / "config.json"), program.read(directory / "state.json")
     except OSError:
         found = None
     if found is None or state["pid"] != found:
@@ -111,7 +97,7 @@ def up(
         needs.require()
     deadline_s = deadline_s or (LXC_READY_S if fleet == "lxc" else READY_S)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _starting(directory) as lock:
+    with program.starting(directory) as lock:
         if lock is None:
             state = _wait_ready(directory, None, deadline_s, say)
             if state.fleet != fleet:
@@ -123,14 +109,14 @@ def up(
         _clean(directory, say)
         config = _configuration(directory, fleet, project_dir, backends_url, backends_token, overrides or {})
         for attempt in (1, 2):
-            _write(directory / "config.json", config)
+            program.write(directory / "config.json", config)
             (directory / "state.json").unlink(missing_ok=True)
-            process = _spawn(directory, lock)
+            process = program.spawn(directory, lock)
             try:
                 state = _wait_ready(directory, process, deadline_s, say)
                 break
             except BaseException as error:
-                _end(process.pid, _end_s(directory))
+                program.end(process.pid, _end_s(directory))
                 _clean(directory, say)
                 if not isinstance(error, AutomationError):
                     raise
@@ -138,7 +124,7 @@ def up(
                     raise
                 _any_port(config)  # somebody took a port that was ours in the last run
         _keep_ports(config, state)
-        _write(directory / "config.json", config)
+        program.write(directory / "config.json", config)
         return load(directory)
 
 
@@ -151,23 +137,23 @@ def down(directory: Path) -> bool:
     if _fleet(directory) == "lxc" and os.geteuid() != 0:
         raise Permanent(f"ending the lab in {directory}", why="its containers belong to root", remedy="do it as root")
     deadline = time.monotonic() + _end_s(directory)
-    pid = _pid(directory)
-    while pid is None and _held(directory):  # started a moment ago: it has not said yet who it is
+    pid = program.pid_of(directory)
+    while pid is None and program.held(directory):  # started a moment ago: it has not said yet who it is
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"ending the lab in {directory}", why="something holds its lock and does not say its process id")
         time.sleep(0.05)
-        pid = _pid(directory)
+        pid = program.pid_of(directory)
     if pid is not None:
-        _end(pid, _end_s(directory))
-    _reap()
+        program.end(pid, _end_s(directory))
+    program.reap()
     while True:
-        with _starting(directory) as lock:
+        with program.starting(directory) as lock:
             if lock is not None:
                 cleaned = _clean(directory)
                 for name in ("state.json", "lab.pid"):
                     (directory / name).unlink(missing_ok=True)
                 return pid is not None or cleaned
-        if _pid(directory) is not None or time.monotonic() > deadline:
+        if program.pid_of(directory) is not None or time.monotonic() > deadline:
             return pid is not None  # somebody starts one now: what is here is theirs
         time.sleep(0.05)  # its launcher still cleans up after it
 
@@ -250,19 +236,19 @@ def env(state: State) -> dict[str, str]:
 def _fleet(directory: Path) -> str | None:
     """Of the directory's last lab."""
     try:
-        return str(_read(directory / "config.json").get("fleet", "sim"))
+        return str(program.read(directory / "config.json").get("fleet", "sim"))
     except (OSError, ValueError):
         return None
 
 
 def _end_s(directory: Path) -> float:
-    return LXC_END_S if _fleet(directory) == "lxc" else END_S
+    return LXC_END_S if _fleet(directory) == "lxc" else program.END_S
 
 
 def _configuration(directory: Path, fleet: str, project_dir: Path, url: str, token: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     config = wiring.generated(directory, fleet)
     with contextlib.suppress(OSError, ValueError):  # none yet, or half written by a predecessor: generated anew
-        kept = _read(directory / "config.json")
+        kept = program.read(directory / "config.json")
         if kept.get("fleet", "sim") == fleet:
             wiring.merge(config, kept)
     wiring.merge(config, {"state_file": str(directory / "state.json"), "runner": {"project_dir": str(project_dir.resolve())}})
@@ -304,42 +290,10 @@ def _point_bridge(state: State, url: str, token: str) -> None:
     bridge = state.config.get("bridge", {})
     if url and "bridge" in state.endpoints and (bridge.get("backends_url"), bridge.get("backends_token")) != (url, token):
         call(state, "POST", "/bridge/configure", {"backends_url": url, "token": token})
-        _write(state.directory / "config.json", wiring.merge(dict(state.config), {"bridge": {"backends_url": url, "backends_token": token}}))
+        program.write(state.directory / "config.json", wiring.merge(dict(state.config), {"bridge": {"backends_url": url, "backends_token": token}}))
 
 
-# ── files and processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text())
-    return value
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(value, file, indent=1)
-    fresh.replace(path)
-
-
-@contextlib.contextmanager
-def _starting(directory: Path) -> Iterator[int | None]:
-    """The lock's descriptor, to be handed to the lab; None where a lab (or its launcher) holds it already."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _held(directory: Path) -> bool:
-    with _starting(directory) as lock:
-        return lock is None
+# ── what it leaves ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
@@ -366,105 +320,18 @@ def _removed(directory: Path) -> list[str]:
         raise AutomationError(f"removing what the lab in {directory} left", why=str(error), remedy="see to that, then: zlh lab down") from error
 
 
-#: Children of this process, so that they can be reaped.
-_children: dict[int, subprocess.Popen[bytes]] = {}
-
-
-def _reap() -> None:
-    """Forgets children that ended by themselves."""
-    for pid, child in list(_children.items()):
-        if child.poll() is not None:
-            _children.pop(pid, None)
-
-
-def _spawn(directory: Path, lock: int) -> subprocess.Popen[bytes]:
-    """A session of its own: a Ctrl-C for the launcher does not reach it. Secrets travel in the 0600 file, never in argv."""
-    with (directory / "lab.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own argv, no shell
-            [sys.executable, "-m", "flows.lab", "--config", str(directory / "config.json")],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=(lock,),
-            env={k: v for k, v in os.environ.items() if not k.startswith("ZLH_")},
-        )
-    _reap()
-    _children[process.pid] = process
-    _write(directory / "lab.pid", {"pid": process.pid, "started": start_ticks(process.pid)})
-    return process
-
-
-def _pid(directory: Path) -> int | None:
-    """The lab's process id, as its launcher or the lab itself wrote it, if that very process still lives."""
-    for name in ("lab.pid", "state.json"):
-        try:
-            entry = _read(directory / name)
-        except (OSError, ValueError):
-            continue
-        pid, started = entry.get("pid"), entry.get("started")
-        if isinstance(pid, int) and started is not None and start_ticks(pid) == started:
-            return pid
-    return None
-
-
-def _tail(directory: Path, lines: int = 12) -> str:
-    try:
-        return "\n".join((directory / "lab.log").read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
-
-
-class _Progress:
-    """Tells what the lab writes into its log from now on: the messages, without their head."""
-
-    def __init__(self, directory: Path, say: Callable[[str], None] | None) -> None:
-        self._path, self._say = directory / "lab.log", say
-        self._at = self._path.stat().st_size if self._path.exists() else 0
-
-    def tell(self) -> None:
-        if self._say is None:
-            return
-        with contextlib.suppress(OSError), self._path.open("rb") as file:
-            file.seek(self._at)
-            new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._at += len(whole)
-            for line in whole.decode(errors="replace").splitlines():
-                fields = line.split(" ", 4)  # date, time, level, logger, message
-                if len(fields) == 5 and fields[2] == "INFO" and fields[3].startswith("flows.lab"):
-                    self._say(fields[4])
-
-
 def _wait_ready(directory: Path, process: subprocess.Popen[bytes] | None, deadline_s: float, say: Callable[[str], None] | None = None) -> State:
     """Polls until the state file names the living lab. ``process`` None: somebody else started it."""
     what, deadline = f"starting the lab in {directory}", time.monotonic() + deadline_s
-    progress = _Progress(directory, say)
+    progress = program.Progress(directory, say)
     while True:
         progress.tell()
         with contextlib.suppress(Unreachable, ValueError, KeyError):
             return load(directory)
         if process is not None and process.poll() is not None:
-            raise AutomationError(what, why=f"it ended with {process.returncode}:\n{_tail(directory)}", remedy=f"see {directory}/lab.log")
-        if process is None and not _held(directory):
+            raise AutomationError(what, why=f"it ended with {process.returncode}:\n{program.tail(directory)}", remedy=f"see {directory}/lab.log")
+        if process is None and not program.held(directory):
             raise Busy(what, why="the lab that held the directory is ending", remedy="try again", retry_after=1.0)
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(what, why=f"not ready after {deadline_s:g} s:\n{_tail(directory)}", remedy=f"see {directory}/lab.log")
+            raise DeadlineExceeded(what, why=f"not ready after {deadline_s:g} s:\n{program.tail(directory)}", remedy=f"see {directory}/lab.log")
         time.sleep(0.05)
-
-
-def _end(pid: int, end_s: float = END_S) -> None:
-    """TERM, KILL after a grace; returns when that process is gone. Its start time guards against a pid that was handed on."""
-    started = start_ticks(pid)
-    for number, grace_s in ((signal.SIGTERM, end_s), (signal.SIGKILL, 5.0)):
-        if started is None or start_ticks(pid) != started:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + grace_s
-        while start_ticks(pid) == started and time.monotonic() < deadline:
-            time.sleep(0.02)
-    child = _children.pop(pid, None)
-    if child is not None:
-        child.wait()

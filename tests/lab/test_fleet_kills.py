@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import AutomationError
-from flows.lab import launch
+from flows.lab import launch, program
 from tests.support.lxcfleet import PARTS, PROJECT, Fleet, processes_naming, running, until
 from tests.support.machines import leftovers
 
@@ -39,7 +39,7 @@ def session(fleet: Fleet, vmid: int) -> subprocess.Popen[bytes]:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    until(lambda: launch.start_ticks(pid) is None)
+    until(lambda: program.start_ticks(pid) is None)
 
 
 def test_killed_in_the_middle_of_everything(home: Path) -> None:
@@ -79,7 +79,7 @@ def test_killed_while_it_starts(home: Path, stage: str) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
         until(lambda: (home / "lab.log").exists() and stage in (home / "lab.log").read_text())
-        pid = launch._pid(home)
+        pid = program.pid_of(home)
         launcher.kill()
         launcher.wait()
         if pid is not None:

@@ -19,7 +19,7 @@ import pytest
 
 from flows import settings
 from flows.errors import AutomationError, BadInput, Unreachable
-from flows.lab import launch, wiring
+from flows.lab import launch, program, wiring
 
 PROJECT = Path(__file__).parents[3]
 
@@ -48,7 +48,7 @@ def test_up_twice_down_twice(home: Path) -> None:
     assert status["running"] and status["nodes"] == {"pve1": True, "pve2": True} and status["containers"] == {"all": 0, "running": 0}
     assert [n["templates"] for n in first.nodes] == [{"fabric": 9000, "dev": 9001}, {"fabric": 9010, "dev": 9011}]
     assert launch.down(home) is True
-    assert launch.start_ticks(first.pid) is None and not (home / "state.json").exists()
+    assert program.start_ticks(first.pid) is None and not (home / "state.json").exists()
     assert launch.down(home) is False
     with pytest.raises(Unreachable, match="zlh lab up"):
         launch.load(home)
@@ -93,7 +93,7 @@ def test_a_launcher_that_is_killed_leaves_a_lab_that_can_be_ended(home: Path) ->
     pid = launch.load(home).pid
     assert launch.up(home).pid == pid, "it is found, not doubled"
     assert launch.down(home) is True
-    until(lambda: launch.start_ticks(pid) is None)
+    until(lambda: program.start_ticks(pid) is None)
 
 
 def test_a_launcher_killed_before_it_wrote_the_process_id(home: Path) -> None:
@@ -107,13 +107,13 @@ def test_a_launcher_killed_before_it_wrote_the_process_id(home: Path) -> None:
         assert not ending.done()
         hidden.rename(home / "state.json")
         assert ending.result(20) is True
-    until(lambda: launch.start_ticks(pid) is None)
+    until(lambda: program.start_ticks(pid) is None)
 
 
 def test_a_killed_lab_is_not_running_and_starts_anew(home: Path) -> None:
     first = launch.up(home)
     os.kill(first.pid, signal.SIGKILL)
-    until(lambda: launch.start_ticks(first.pid) is None)
+    until(lambda: program.start_ticks(first.pid) is None)
     assert launch.status(home)["running"] is False
     assert launch.up(home).pid != first.pid
 
@@ -165,7 +165,7 @@ def test_the_bridge_follows_the_control_listener(home: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_cleanly(home: Path, number: signal.Signals) -> None:
     state = launch.up(home)
-    process = launch._children[state.pid]
+    process = program.children[state.pid]
     os.kill(state.pid, number)
     assert process.wait(10) == 0
     assert not (home / "state.json").exists(), "whoever polls the state file sees at once that it is over"

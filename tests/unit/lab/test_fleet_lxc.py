@@ -15,7 +15,7 @@ import pytest
 
 from flows import settings
 from flows.errors import BadInput, Permanent
-from flows.lab import launch, needs, wiring
+from flows.lab import launch, needs, program, wiring
 from flows.lab.__main__ import aside
 from flows.lab.config import LabConfig
 from flows.lab.substance import Records
@@ -121,7 +121,7 @@ def test_an_unknown_fleet(tmp_path: Path) -> None:
 def test_progress_is_told_without_its_head(tmp_path: Path) -> None:
     (tmp_path / "lab.log").write_text("2026-01-01 00:00:00,000 INFO flows.lab of an earlier run\n")
     said: list[str] = []
-    progress = launch._Progress(tmp_path, said.append)
+    progress = program.Progress(tmp_path, said.append)
     with (tmp_path / "lab.log").open("a") as log:
         log.write("2026-01-01 00:00:01,000 INFO flows.lab building an image\n2026-01-01 00:00:01,000 INFO asyncio noise\nno line of ours\n2026-01")
     progress.tell()
