@@ -62,13 +62,14 @@ def runner(settings: Settings, database: Database) -> PlaybookRunner:
         from flows.clients.lab_runner import LabRunner
 
         return LabRunner(settings.ansible)
+    from flows.clients.http import literal_host
     from flows.clients.playbooks import AnsibleRunner
 
     async def known(server: Server) -> Mapping[str, str]:
         async with database.read() as tx:
             return await host_keys.get(tx, server.id)
 
-    return AnsibleRunner(settings.ansible, host_keys=known, entrance=settings.proxmox.host.rpartition(":")[0])
+    return AnsibleRunner(settings.ansible, host_keys=known, entrance=literal_host("ZLH_PROXMOX__HOST", settings.proxmox.host, 8006)[0])
 
 
 def gate(settings: Settings) -> Gate:

@@ -27,7 +27,7 @@ from flows.clients.ca import CertificateAuthority
 from flows.clients.engine_setup import EngineSetup, Healing
 from flows.domain.node import Node
 from flows.environment import META, merged
-from flows.errors import AutomationError
+from flows.errors import AutomationError, BadInput, Conflict
 from flows.lab import launch
 from flows.settings import Settings, load
 from flows.state import nodes, tokens
@@ -60,6 +60,10 @@ SHORT_TIMES: Mapping[str, str] = {
 SHORT_PENDING_S = 45.0
 
 
+#: File of a directory that says which fleet it is for.
+MARK = "fleet"
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on now."""
     with socket.socket() as probe:
@@ -87,8 +91,11 @@ class Stack:
 
     @classmethod
     def discard(cls, directory: Path) -> None:
-        """Ends whatever a killed predecessor left running in a directory, and removes the directory."""
+        """Ends whatever a killed predecessor left running in a directory, and removes the directory. Raises BadInput for one that is not empty
+        and was not made by a stack with a lab: what else lies there is not ours to remove."""
         stack = cls(directory, fleet="sim")
+        if stack.dir.exists() and any(stack.dir.iterdir()) and stack.previous() in (None, "none"):
+            raise BadInput("--dir", str(directory), why="holds something else than an earlier run's fleet", remedy="name an empty or a new directory")
         stack.register.clear_leftovers()
         launch.down(stack.dir / "lab")
         shutil.rmtree(stack.dir, ignore_errors=True)
@@ -98,6 +105,10 @@ class Stack:
     def prepare(self) -> None:
         """Directory, leftovers, secrets, lab, settings, schema. Raises before anything runs if a setting is wrong."""
         self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        previous = self.previous()
+        if previous is not None and (previous == "none") == self.with_lab:
+            raise Conflict(f"directory {self.dir}", why=f"belongs to fleet {previous}", remedy=f"name it (--fleet {previous}), or another --dir")
+        (self.dir / MARK).write_text(f"{self.fleet}\n")
         for name in self.register.clear_leftovers():
             self.say(f"ended {name}, left behind by a killed predecessor")
         if self.with_lab:
@@ -131,6 +142,14 @@ class Stack:
             values["ZLH_API__ADMIN_TOKEN"] = asyncio.run(self._admin_token())
             self._write_env(values)
             self.settings = load({"ZLH_ENV_FILE": str(self.env_file)})
+
+    def previous(self) -> str | None:
+        """The fleet of the last run in this directory; None: there was none, or it was killed before it did anything."""
+        if (self.dir / MARK).is_file():
+            return (self.dir / MARK).read_text().strip()
+        if (self.dir / "lab" / "config.json").exists():
+            return "sim"
+        return "none" if self.env_file.exists() else None
 
     def _forget_lost_fleet(self) -> None:
         """The lab's containers end with it: once it has ended, a database that remembers them would only raise alarms."""

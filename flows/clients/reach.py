@@ -17,8 +17,8 @@ from flows.domain.ports import Play
 from flows.errors import MisconfiguredSetting
 from flows.settings import AnsibleSettings
 
-#: Where the target keeps the lock that one play holds.
-LOCK_FILE = "/run/lock/zlh-play"
+#: Where the target keeps the lock that one play holds: out of reach for whoever is not root there.
+LOCK_FILE = "/root/.zlh-play.lock"
 LOCK_WAIT_S = 30.0
 PCT = "/usr/sbin/pct"
 

@@ -218,7 +218,7 @@ class Supervisor:
                 heard = self._wait(selector, min(deadline, time.monotonic() + self._order.lock_wait_s + 5.0))
                 if heard in ("gone", "woken"):
                     return None
-                if heard != "lock" or self._lock.stdout.readline().strip() != b"locked":
+                if heard != "lock" or os.read(self._lock.stdout.fileno(), 64).strip() != b"locked":
                     return self._not_locked()
             threading.Thread(target=self._ansible, daemon=True).start()
             while True:

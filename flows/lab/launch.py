@@ -97,6 +97,9 @@ def up(
         needs.require()
     deadline_s = deadline_s or (LXC_READY_S if fleet == "lxc" else READY_S)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = directory.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise BadInput("directory", str(directory), why="others own it or may write there", remedy="name a directory of your own (--dir)")
     with program.starting(directory) as lock:
         if lock is None:
             state = _wait_ready(directory, None, deadline_s, say)
@@ -298,7 +301,7 @@ def _point_bridge(state: State, url: str, token: str) -> None:
 
 def _clean(directory: Path, say: Callable[[str], None] | None = None) -> bool:
     """Removes what a lab of real containers in this directory left on the machine; the caller holds the lock. True if there was anything."""
-    if _fleet(directory) != "lxc" and not (directory / "lxc").exists():
+    if _fleet(directory) != "lxc" and not (directory / "zlh-containers").exists():
         return False
     removed = _removed(directory)
     if removed and say is not None:
@@ -311,9 +314,9 @@ def _removed(directory: Path) -> list[str]:
     from flows.lab.dns import knot
 
     try:
-        removed = [*knot.clean(directory / "knot"), *lxc.clean(directory)]
-        if (directory / "knot").exists():  # its zone names containers that are gone
-            shutil.rmtree(directory / "knot")
+        removed = [*knot.clean(directory / "zlh-knot"), *lxc.clean(directory)]
+        if (directory / "zlh-knot").exists():  # its zone names containers that are gone
+            shutil.rmtree(directory / "zlh-knot")
             removed.append(f"files {directory / 'knot'}")
         return removed
     except (SubstanceError, OSError) as error:

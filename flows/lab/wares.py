@@ -77,9 +77,10 @@ def agent(project_dir: Path, cache: Path = CACHE) -> Ware:
 
     def build(target: Path, run: Run) -> None:
         printed = run([sys.executable, str(source / "build.py"), "--output", str(target)], project_dir).strip().splitlines()
-        made = (target / (printed[-1] if printed else "nothing")).resolve()
-        if made.parent != target.resolve() or not made.is_file():
-            raise TaskFailed("building the agent", why=f"build.py printed {str(made)!r}, which is no file in {target}")
+        said = Path(printed[-1] if printed else "nothing")
+        made = target / said.name  # whatever is printed, nothing but a file of its own is moved
+        if said.parent not in (Path("."), target, target.resolve()) or made.is_symlink() or not made.is_file():
+            raise TaskFailed("building the agent", why=f"build.py printed {str(said)!r}, which is no file in {target}")
         if made.name != _AGENT.filename:
             made.rename(target / _AGENT.filename)
 

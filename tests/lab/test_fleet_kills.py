@@ -125,7 +125,7 @@ def test_the_command_line(home: Path) -> None:
     down = zlh("down")
     assert (down.returncode, down.stdout) == (0, "the lab has ended\n")
     assert zlh("status").returncode == 1 and leftovers(home) == []
-    assert not (home / "knot").exists(), "records of containers that are gone are gone"
+    assert not (home / "zlh-knot").exists(), "records of containers that are gone are gone"
 
 
 def test_a_nodes_port_taken_meanwhile_is_replaced(home: Path) -> None:

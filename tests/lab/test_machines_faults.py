@@ -35,7 +35,14 @@ def machines_small(tmp_path: Path, machines_images: Path) -> Iterator[Lab]:
 
 def _files(directory: Path) -> list[str]:
     """What the lab has made, but for what is in the containers."""
-    patterns = ("*", "lxc/*", "lxc/scratch/*", "lxc/machines/*", "lxc/machines/*/*", "lxc/machines/*/snapshots/*")
+    patterns = (
+        "*",
+        "zlh-containers/*",
+        "zlh-containers/scratch/*",
+        "zlh-containers/machines/*",
+        "zlh-containers/machines/*/*",
+        "zlh-containers/machines/*/snapshots/*",
+    )
     return sorted(str(path) for pattern in patterns for path in directory.glob(pattern) if path.name != "snapshots")
 
 

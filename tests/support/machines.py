@@ -74,8 +74,9 @@ class Lab:
 def leftovers(directory: Path) -> list[str]:
     """Everything of a lab that the machine still has; looked for by other means than the product's."""
     directory, mark = directory.resolve(), names.tag(directory)
-    found = [str(path) for path in directory.glob("lxc*")]
-    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{directory}/lxc" in line]
+    found = [str(path) for path in directory.glob("zlh-containers*")]
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{directory}/zlh-containers" in line]
+    found += [str(path) for path in [Path(f"/run/lxc/lock{directory}/zlh-containers")] if path.exists()]
     found += [name for name in os.listdir("/sys/class/net") if mark in name or name == bridge_name(directory)]
     found += [parent for parent, _, _ in os.walk("/sys/fs/cgroup") if mark in Path(parent).name]
     for entry in os.listdir("/proc"):
@@ -86,7 +87,9 @@ def leftovers(directory: Path) -> list[str]:
             texts = [Path("/proc", entry, name).read_bytes().decode(errors="replace") for name in ("cmdline", "cgroup", "environ", "mountinfo")]
         except OSError:
             continue
-        if state not in "ZX" and (f"{directory}/lxc" in texts[0] + texts[3] or mark in texts[1] or f"ZLH_LAB_DIRECTORY={directory}" in texts[2]):
+        if state not in "ZX" and (
+            f"{directory}/zlh-containers" in texts[0] + texts[3] or mark in texts[1] or f"ZLH_LAB_DIRECTORY={directory}" in texts[2]
+        ):
             found.append(f"process {entry}: {texts[0]!r}")
     return found
 

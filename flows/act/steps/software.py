@@ -41,7 +41,8 @@ class DeployAgent(Step):
     deadline_s = 600.0
     effect = Effect.HELD_OPEN
 
-    async def already_done(self, ctx: Context) -> bool:
+    async def _answers(self, ctx: Context) -> bool:
+        """No proof that the play is done: an agent of this very version may have an old certificate, or not be enabled yet."""
         try:
             health = await ctx.deps.agents.health(ctx.server)
         except AutomationError as error:
@@ -52,7 +53,7 @@ class DeployAgent(Step):
     async def do(self, ctx: Context) -> None:
         given = await agent(ctx.deps, ctx.server)
         await ctx.play("deploy_agent.yml", given.plain, given.secrets)
-        while not await self.already_done(ctx):
+        while not await self._answers(ctx):
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
 
 

@@ -12,7 +12,7 @@ from flows.lab.world import World
 
 
 async def start(config: LabConfig, world: World, faults: Faults) -> DnsPart | KnotPart:
-    part = KnotPart(config.dns, faults, config.directory / "knot") if config.fleet == "lxc" else DnsPart(config.dns, faults)
+    part = KnotPart(config.dns, faults, config.directory / "zlh-knot") if config.fleet == "lxc" else DnsPart(config.dns, faults)
     await part.open()
     return part
 

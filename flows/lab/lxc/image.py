@@ -33,10 +33,10 @@ def path(images: Path) -> Path:
 async def ensure(images: Path, programs: Programs) -> Path:
     """The root file system, built where it is missing. Two that ask at once build once. Raises SubstanceError."""
     root = path(images)
-    if root.is_dir():
-        return root
     try:
-        await asyncio.to_thread(root.parent.parent.mkdir, parents=True, exist_ok=True)
+        # Its programs are set-uid and nobody patches them: root alone gets there.
+        await asyncio.to_thread(root.parent.parent.mkdir, 0o700, True, True)
+        await asyncio.to_thread(root.parent.parent.chmod, 0o700)
         async with _lock(root.parent.parent / ".lock"):
             if not root.is_dir():
                 await _build(root.parent, programs)
@@ -70,7 +70,6 @@ async def _build(target: Path, programs: Programs) -> None:
         await asyncio.to_thread(shutil.rmtree, remains)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
     try:
-        await asyncio.to_thread(building.chmod, 0o755)
         root = building / "root"
         await _debootstrap(root, building / "key.asc", programs)
         await asyncio.to_thread(recipe.furnish, root)

@@ -1,4 +1,4 @@
-"""One container: its directory ``<directory>/lxc/machines/<name>`` and what can be done to it, by lxc's own programs."""
+"""One container: its directory ``<directory>/zlh-containers/machines/<name>`` and what can be done to it, by lxc's own programs."""
 
 from __future__ import annotations
 

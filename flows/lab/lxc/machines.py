@@ -67,7 +67,8 @@ class Machines:
             with _told("lab"):
                 self._make_room()
                 self._hierarchies = cgroups.detect()
-                (names.home(self.directory) / "machines").mkdir(parents=True)
+                names.home(self.directory).mkdir(mode=0o700)  # programs in containers are set-uid, and nobody patches them
+                (names.home(self.directory) / "machines").mkdir()
                 (names.home(self.directory) / "scratch").mkdir(mode=0o700)
             await bridge.up(self.bridge, self.network, self._programs)
         except BaseException:

@@ -29,8 +29,13 @@ def tag(directory: Path) -> str:
 
 
 def home(directory: Path) -> Path:
-    """Where everything of the containers lies."""
-    return directory.resolve() / "lxc"
+    """Where everything of the containers lies; a name that no other program uses, since it is removed as a whole."""
+    return directory.resolve() / "zlh-containers"
+
+
+def locks(directory: Path) -> Path:
+    """What lxc's programs leave for a path of containers."""
+    return Path("/run/lxc/lock") / home(directory).relative_to("/")
 
 
 def mark(directory: Path) -> dict[str, str]:

@@ -50,6 +50,7 @@ def clean(directory: Path) -> list[str]:
         removed += _unmount(names.home(directory))
         removed += _groups(names.container_prefix(directory))
         removed += _network(directory)
+        _forget_locks(names.locks(directory))
         return removed + _files(names.home(directory))
     finally:
         if descriptor is not None:
@@ -168,6 +169,18 @@ def _ip(*arguments: str, gone: Path) -> None:
     )
     if ended.returncode != 0 and gone.exists():
         raise SubstanceError(f"ip {' '.join(arguments)}: {tail(ended.stderr)}")
+
+
+def _forget_locks(locks: Path) -> None:
+    """And the directories above that hold nothing else. No finding of its own: each of lxc's programs leaves one."""
+    shutil.rmtree(locks, ignore_errors=True)
+    for above in locks.parents:
+        if above == Path("/run/lxc/lock"):
+            return
+        try:
+            above.rmdir()
+        except OSError:
+            return
 
 
 def _files(home: Path) -> list[str]:

@@ -113,6 +113,7 @@ class NodePart:
             "desk": str(node.home / "desk"),
             "host_key": str(node.home / "host_ed25519"),
             "authorized_key": f"{self.key}.pub",
+            "outside": os.readlink("/proc/self/ns/mnt"),  # where it must not be when it lays files over the machine's
         }
         file = node.home / "spec.json"
         file.write_text(json.dumps(spec))

@@ -32,13 +32,16 @@ def _failed(text: str) -> int:
 @contextlib.contextmanager
 def _as_caller() -> Iterator[None]:
     """With the rights of whoever called sudo: ``push`` reads what that user may read."""
-    os.setegid(int(os.environ.get("SUDO_GID", "0")))
+    group, groups = int(os.environ.get("SUDO_GID", "0")), os.getgroups()
+    os.setgroups([group])
+    os.setegid(group)
     os.seteuid(int(os.environ.get("SUDO_UID", "0")))
     try:
         yield
     finally:
         os.seteuid(0)
         os.setegid(0)
+        os.setgroups(groups)
 
 
 def _streams() -> list[int]:

@@ -345,3 +345,11 @@ async def test_a_deployment_that_fails_has_no_undo(house: House) -> None:
     await house.run(operation)
     assert (await house.operation(operation.id)).undo_failures == 0
     assert house.world.containers
+
+
+async def test_an_agent_that_answers_does_not_prove_that_its_play_was_run(house: House) -> None:
+    """The first try meets another play on the target. The old agent of the same version answers all the while, with its old certificate."""
+    house.world.before["deploy_agent.yml"] = [Busy("play", why="another play holds the lock on the target", retry_after=0.01)]
+    operation = await house.order(OperationKind.DEPLOY_AGENT)
+    assert await house.run(operation) == "succeeded"
+    assert house.world.times("deploy_agent.yml") == 2

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.stack import Stack
+from flows.cli.stack import MARK, Stack
 from flows.environment import read_env_file
-from flows.errors import MisconfiguredSetting
+from flows.errors import BadInput, Conflict, MisconfiguredSetting
 
 
 @pytest.fixture
@@ -58,3 +58,29 @@ def test_what_the_environment_says_by_one_name_replaces_the_file_of_the_other(he
     settings = _prepared(here).settings
     assert settings.api.control_token.get_secret_value() == "nearer"
     assert settings.engine.auth.get_secret_value() == "from-a-file"
+
+
+def test_a_directory_that_is_no_demos_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInput, match="--dir"):
+        Stack.discard(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_what_runs_by_settings_is_neither_discarded_nor_taken_for_a_labs(tmp_path: Path) -> None:
+    """One forgotten ``--fleet none`` must not cost a database."""
+    (tmp_path / MARK).write_text("none\n")
+    (tmp_path / "zlh.db").write_text("customers")
+    with pytest.raises(BadInput, match="--dir"):
+        Stack.discard(tmp_path)
+    with pytest.raises(Conflict, match="fleet none"):
+        Stack(tmp_path, fleet="sim").prepare()
+    assert (tmp_path / "zlh.db").read_text() == "customers"
+
+
+def test_an_earlier_demo_is_discarded(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / MARK).write_text("sim\n")
+    (tmp_path / "demo" / "zlh.db").write_text("old")
+    Stack.discard(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()

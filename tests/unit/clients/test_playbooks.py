@@ -85,7 +85,7 @@ def test_one_ssh_session_holds_the_targets_lock(settings: AnsibleSettings) -> No
     argv = prepared(AnsibleRunner(settings), play(), {"ssh-ed25519": "AAAA"})[2]["lock"]
     assert argv[0] == "ssh"
     assert "root@127.20.0.11" in argv
-    assert argv[-1].startswith("flock -w 30 /run/lock/zlh-play ")
+    assert argv[-1].startswith("flock -w 30 /root/.zlh-play.lock ")
     assert "StrictHostKeyChecking=yes" in argv
 
 
@@ -111,7 +111,7 @@ def test_through_the_node_the_lock_is_held_inside_the_container(node: AnsibleSet
     directory, _, order = prepared(AnsibleRunner(node), play("bootstrap.yml"), None)
     assert order["lock"][-2:] == [
         "zlh-node@127.0.0.1",
-        "sudo -n /usr/sbin/pct exec 10001 -- flock -w 30 /run/lock/zlh-play sh -c 'echo locked; exec cat'",
+        "sudo -n /usr/sbin/pct exec 10001 -- flock -w 30 /root/.zlh-play.lock sh -c 'echo locked; exec cat'",
     ]
     assert f"UserKnownHostsFile={directory}/home/.ssh/known_hosts" in order["lock"]
     assert "StrictHostKeyChecking=yes" in order["lock"]

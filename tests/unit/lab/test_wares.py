@@ -208,9 +208,11 @@ def test_the_agents_build_is_taken_by_what_it_prints(tmp_path: Path) -> None:
     script = "import sys, pathlib\np = pathlib.Path(sys.argv[2]) / 'zlh-agent-0.1.0.pyz'\np.write_text('pyz')\nprint('building')\nprint(p)\n"
     (tmp_path / "agent" / "build.py").write_text(script)
     assert wares.agent(tmp_path, tmp_path / "cache").path.read_text() == "pyz"
-    (tmp_path / "agent" / "build.py").write_text("print('/etc/passwd')")
-    with pytest.raises(TaskFailed, match="passwd"):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "agent" / "build.py").write_text(f"print({str(tmp_path / 'victim')!r})")
+    with pytest.raises(TaskFailed, match="victim"):
         wares.agent(tmp_path, tmp_path / "cache")
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
 def test_locks_name_no_registry_and_hold_every_hash() -> None:
