@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pwd
 import stat
 import time
@@ -19,6 +20,8 @@ FRESH_S = 5.0
 RUNTIMES = Path("/opt/zlh/runtimes")
 #: Written last into the directory of a runtime, when it is whole.
 MARK = ".zlh-sha256"
+#: Bytes that are read of eula.txt.
+EULA = 4096
 _SSHD = ("ssh.service", "ssh.socket")
 
 
@@ -102,10 +105,18 @@ def _owned(directory: Path, uid: int | None) -> bool:
 
 
 def _accepted(eula: Path) -> bool:
+    """The directory is the game user's, who may put there whatever he likes: what blocks, has no end or leads elsewhere is no acceptance."""
     try:
-        return "eula=true" in eula.read_text().replace(" ", "").lower().splitlines()
+        descriptor = os.open(eula, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        text = os.read(descriptor, EULA).decode() if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
     except (OSError, UnicodeDecodeError):
         return False
+    finally:
+        os.close(descriptor)
+    return "eula=true" in text.replace(" ", "").lower().splitlines()
 
 
 def _runtimes(wanted: dict[str, Any]) -> list[tuple[str, str]]:

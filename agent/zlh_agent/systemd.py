@@ -21,6 +21,8 @@ ANSWER_S = 20.0
 LOOK_S = 0.5
 #: Characters of one line of output.
 LINE = 500
+#: Bytes that a pipe holds at most.
+PIPE = 1_048_576
 _PROPERTIES = "LoadState,ActiveState,MainPID,Result,ExecMainCode,ExecMainStatus,InvocationID,ExecMainStartTimestampMonotonic,Job"
 _EXITED = "1"  # CLD_EXITED; what is neither 0 nor this ended by a signal
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
@@ -97,8 +99,9 @@ class SystemdUnit:
         with contextlib.suppress(OSError):
             descriptor = os.open(self._console, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
-                while stat.S_ISFIFO(os.fstat(descriptor).st_mode) and os.read(descriptor, 65_536):
-                    pass
+                for _ in range(PIPE // 65_536):  # and no more: somebody may go on writing
+                    if not (stat.S_ISFIFO(os.fstat(descriptor).st_mode) and os.read(descriptor, 65_536)):
+                        break
             finally:
                 os.close(descriptor)
 

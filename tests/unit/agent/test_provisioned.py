@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zlh_agent.config import Config
-from zlh_agent.provisioned import MARK, Provisioned
+from zlh_agent.provisioned import EULA, MARK, Provisioned
 
 GAME = 'unit = "zlh-game.service"\nconsole = "{0}/console"\naddress = "127.0.0.1"\nport = 25565\ndirectory = "{0}/game"\n'
 DEV = 'user = "{1}"\nworkspace = "{0}/workspace"\ncode_server = true\n[[runtimes]]\nname = "node"\nversion = "22.1.0"\n'
@@ -61,6 +62,32 @@ async def test_what_a_game_lacks_is_named(tmp_path: Path, spoil: Any, named: str
     spoil(tmp_path)
     found = await looked(tmp_path, "game", "zlh-game.service").missing()
     assert len(found) == 1 and named in found[0]
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        lambda eula: os.mkfifo(eula),
+        lambda eula: eula.symlink_to("/dev/zero"),
+        lambda eula: (eula.with_name("real").write_text("eula=true\n"), eula.symlink_to("real")),
+        lambda eula: eula.mkdir(),
+        lambda eula: eula.write_text("#" * EULA + "\neula=true\n"),
+        lambda eula: (eula.touch(), os.truncate(eula, 2**40)),
+    ],
+    ids=["fifo", "endless", "link", "directory", "long", "sparse"],
+)
+@pytest.mark.timeout(10)
+async def test_what_the_game_user_puts_in_place_of_the_eula_neither_blocks_nor_fills_memory(tmp_path: Path, trap: Any) -> None:
+    whole_game(tmp_path)
+    (tmp_path / "game" / "eula.txt").unlink()
+    trap(tmp_path / "game" / "eula.txt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**33, hard))  # what reads without end fails here, and not the machine
+    try:
+        found = await looked(tmp_path, "game", "zlh-game.service").missing()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert found == [f"eula: {tmp_path}/game/eula.txt"]
 
 
 async def test_a_game_needs_its_unit(tmp_path: Path) -> None:
