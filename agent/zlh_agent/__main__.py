@@ -21,6 +21,7 @@ from zlh_agent.jobs import Jobs
 from zlh_agent.prepared import Prepared
 from zlh_agent.provisioned import Provisioned
 from zlh_agent.routes import build
+from zlh_agent.serving import Connection
 from zlh_agent.supervisor import Supervisor
 from zlh_agent.systemd import SystemdUnit
 
@@ -80,8 +81,8 @@ def _serving(config: Config, app: Starlette) -> uvicorn.Config:
         app,
         host=config.bind,
         port=config.port,
-        loop="asyncio",
-        http="h11",
+        loop="zlh_agent.serving:Loop",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

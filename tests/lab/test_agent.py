@@ -45,6 +45,14 @@ def test_an_unprepared_container_says_what_is_missing(house: House) -> None:
         house.order("start", 1)
 
 
+def test_from_inside_root_alone_reaches_the_agent(house: House) -> None:
+    connect = f"""python3 -c "import socket; socket.create_connection(('{house.box.address}', 18888), timeout=2)" """
+    assert house.box.execute(connect).code == 0
+    refused = house.box.execute(f"setpriv --reuid=nobody --regid=nogroup --clear-groups {connect}")
+    assert refused.code != 0 and b"TimeoutError" in refused.err
+    assert house.box.sh("systemctl show -P LimitNOFILE zlh-agent") == "65536"
+
+
 def test_a_start_ends_at_ready_and_a_stop_saves(game: House) -> None:
     game.order("start")
     found = game.until("running", ready=True)
