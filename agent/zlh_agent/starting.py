@@ -30,12 +30,12 @@ class Starting:
     def __init__(self, unit: Unit, game: Game, settings: Supervision) -> None:
         self._unit, self._game, self._settings = unit, game, settings
 
-    async def launch(self) -> Look:
-        """A run of the unit, the present one if there is one. Raises Impossible."""
+    async def launch(self, *, may_start: bool) -> Look:
+        """A run of the unit, the present one if there is one; the last one where none may be started. Raises Impossible."""
         found = await self._unit.look()
         if not found.loaded:
             raise Impossible("not_prepared", f"there is no unit {self._game.unit}")
-        if found.active:
+        if found.active or not may_start:
             return found
         if await accepts(self._game.address, self._game.port, self._settings.ping_timeout_s):
             raise Impossible("port_in_use", f"something else already listens on {self._game.address} port {self._game.port}")
@@ -47,6 +47,8 @@ class Starting:
 
     async def until_ready(self, found: Look) -> Pong:
         """Raises Died, Late. The time counts from the run's begin, so that an agent's restart does not prolong it."""
+        if not found.active:
+            raise Died
         ends = max(found.since + self._game.ready_timeout_s, time.monotonic() + self._settings.poll_s)
         ended = asyncio.create_task(self._unit.ended(found))
         try:

@@ -254,7 +254,7 @@ class Supervisor:
         starting = Starting(unit, game, self._settings)
         oom_kills = host.oom_kills()
         try:
-            found = await starting.launch()
+            found = await starting.launch(may_start=self._record.wanted == "running")  # what a person stopped is looked after, and not begun
             if self._record.run != found.run:
                 self._record.run, self._record.ready_at, self._record.oom_kills = found.run, None, oom_kills
             self._record.boot = self._boot

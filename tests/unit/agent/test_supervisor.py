@@ -103,6 +103,19 @@ async def test_an_order_for_what_was_started_by_hand_is_remembered(house: Any, o
     assert later.live is not None and later.live.by == "autostart"
 
 
+async def test_what_was_started_by_hand_and_is_gone_again_is_not_started_against_a_stop(house: Any, over: Any) -> None:
+    agent = await house.agent()
+    await over(agent.stop()[0])
+    house.unit.spawn()
+    await agent.look()
+    job = agent.live
+    house.unit.kill()  # before the adoption begins
+    assert (await over(job)).state == "failed"
+    assert (agent.state, house.unit.runs, agent.live) == ("stopped", 1, None)
+    await house.kill(agent)
+    assert (await house.agent()).state == "stopped"
+
+
 async def test_a_restart_is_a_stop_and_a_start(house: Any, over: Any) -> None:
     agent = await house.agent()
     await over(agent.start()[0])
