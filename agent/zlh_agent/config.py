@@ -74,6 +74,10 @@ class NotPrepared(Exception):
     """There is no game yet, or its file says nothing; the text says which."""
 
 
+class NoGame(NotPrepared):
+    """There is no such file."""
+
+
 def load(path: Path) -> Config:
     """Raises ConfigError, also where others can read the file: it holds the token. Fields that this version does not know are named and passed
     over: an older release must be able to come back under the configuration of a newer one."""
@@ -95,7 +99,8 @@ def load_game(path: Path) -> Game:
         if not _UNIT.fullmatch(game.unit):
             raise ConfigError(f"unit: {game.unit!r} is not the name of a service")
     except ConfigError as error:
-        raise NotPrepared(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        kind = NoGame if isinstance(error.__cause__, FileNotFoundError) else NotPrepared
+        raise kind(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return game
 
 

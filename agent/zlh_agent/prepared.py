@@ -23,6 +23,11 @@ class Prepared:
             self._game, self._unit = game, self._unit_of(game)
 
     @property
+    def known(self) -> bool:
+        """Whether there was anything to read, now or before."""
+        return self._unit is not None
+
+    @property
     def game(self) -> Game:
         assert self._game is not None, "read first"
         return self._game

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zlh_agent import host, record
-from zlh_agent.config import NotPrepared, Supervision
+from zlh_agent.config import NoGame, NotPrepared, Supervision
 from zlh_agent.crash import TAIL_LINES, classify, report
 from zlh_agent.ending import Ending
 from zlh_agent.jobs import Failed, InProgress, Job, Jobs, NotAttached
@@ -96,8 +96,14 @@ class Supervisor:
         return self._order("start", by, "running", self.state in ("running", "starting"), self._start)
 
     def stop(self, by: str = "api") -> tuple[Job, bool]:
-        ready = self._prepare(quietly=True)
-        return self._order("stop", by, "stopped", not ready, self._stop)
+        """What cannot be read now says nothing of what runs: the unit that was read before is stopped, or NotPrepared is raised."""
+        try:
+            self._prepare()
+        except NotPrepared as error:
+            ran = self._record.run and self._record.boot == self._boot
+            if not self.prepared.known and (ran or not isinstance(error, NoGame)):
+                raise
+        return self._order("stop", by, "stopped", not self.prepared.known, self._stop)
 
     def restart(self, by: str = "api") -> tuple[Job, bool]:
         self._prepare()
@@ -151,11 +157,16 @@ class Supervisor:
 
     async def _attach(self) -> bool:
         """False: ask again."""
-        if not self._prepare(quietly=True):
+        try:
+            self._prepare()
+        except NoGame:
             self._attached = True
             if self._record.operation is not None:
                 self._forget_operation("game.toml is gone")
             return True
+        except NotPrepared as error:
+            _log.warning("it is not known which game is here, reading again: %s", error)
+            return False
         unit = self.prepared.unit
         known, found = self._record, await unit.look()
         self._attached = True

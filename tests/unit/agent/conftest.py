@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from zlh_agent.config import Game, NotPrepared, Supervision
+from zlh_agent.config import Game, NoGame, NotPrepared, Supervision
 from zlh_agent.jobs import Job, Jobs
 from zlh_agent.prepared import Prepared
 from zlh_agent.supervisor import Supervisor
@@ -110,7 +110,7 @@ class House:
         self.unit = ProcessUnit(directory / "game", port)
         self.state = directory / "state"
         self.game: Game | None = Game("zlh-game.service", directory / "game" / "console", "127.0.0.1", port, 10.0, 2.0, directory / "game")
-        self.settings, self.boot = SETTINGS, "boot-1"
+        self.settings, self.boot, self.malformed = SETTINGS, "boot-1", False
         self._agents: list[Supervisor] = []
 
     def configure(self, **changes: object) -> None:
@@ -119,16 +119,23 @@ class House:
 
     async def agent(self) -> Supervisor:
         """A new agent, attached. The one before must have been killed."""
+        agent = self.successor()
+        await asyncio.wait_for(agent.attach(), 5)
+        return agent
+
+    def successor(self) -> Supervisor:
+        """One that has yet to attach."""
         agent = Supervisor(
             self.settings, Jobs(self.state / "jobs.json"), self.state / "game.json", Prepared(self._prepared, lambda _: self.unit), self.boot
         )
         self._agents.append(agent)
-        await asyncio.wait_for(agent.attach(), 5)
         return agent
 
     def _prepared(self) -> Game:
+        if self.malformed:
+            raise NotPrepared("game.toml is not TOML")
         if self.game is None:
-            raise NotPrepared("game.toml: No such file or directory")
+            raise NoGame("game.toml: No such file or directory")
         return self.game
 
     async def kill(self, agent: Supervisor) -> None:

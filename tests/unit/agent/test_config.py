@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zlh_agent.config import ConfigError, NotPrepared, Supervision, load, load_game
+from zlh_agent.config import ConfigError, NoGame, NotPrepared, Supervision, load, load_game
 
 TOKEN = "t" * 43
 GOOD = {"server_id": '"srv-1"', "kind": '"game"', "bind": '"127.0.0.1"', "token": f'"{TOKEN}"'}
@@ -104,6 +104,10 @@ def test_a_game_that_cannot_be_is_not_prepared(tmp_path: Path, line: str, says: 
     assert says in str(error.value)
 
 
-def test_no_game_is_not_prepared(tmp_path: Path) -> None:
-    with pytest.raises(NotPrepared, match="No such file"):
+def test_no_game_is_not_prepared_and_told_from_one_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(NoGame, match="No such file"):
         load_game(tmp_path / "game.toml")
+    (tmp_path / "game.toml").mkdir()
+    with pytest.raises(NotPrepared) as error:
+        load_game(tmp_path / "game.toml")
+    assert not isinstance(error.value, NoGame)

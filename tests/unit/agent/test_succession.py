@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from zlh_agent import supervisor
+from zlh_agent.config import NotPrepared
 from zlh_agent.jobs import Jobs
 
 
@@ -163,6 +166,26 @@ async def test_a_record_that_says_nothing_is_put_aside_and_the_game_is_seen(hous
     later = await house.agent()
     await until(lambda: later.state == "running")
     assert house.unit.starts == 1 and (house.state / "game.bad").exists()
+
+
+async def test_a_file_that_says_nothing_is_read_again(house: Any, over: Any, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "AGAIN_S", 0.05)
+    house.unit.mode("mute")
+    agent = await house.agent()
+    job, _ = agent.start()
+    await until(lambda: house.unit.starts == 1)
+    await house.kill(agent)
+    house.malformed = True
+    later = house.successor()
+    attaching = asyncio.create_task(later.attach())
+    await asyncio.wait({attaching}, timeout=0.2)
+    assert not attaching.done() and record(house)["operation"]["job"] == job.id
+    for order in (later.start, later.stop):
+        with pytest.raises(NotPrepared):
+            order()
+    house.malformed = False
+    await asyncio.wait_for(attaching, 5)
+    assert later.live.id == job.id
 
 
 async def test_what_is_decided_is_on_disk_before_it_is_done(house: Any, over: Any) -> None:

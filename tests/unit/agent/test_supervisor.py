@@ -217,6 +217,28 @@ async def test_without_a_game_only_a_stop_is_possible(house: Any, over: Any) -> 
     assert agent.stop()[0].state == "succeeded"
 
 
+@pytest.mark.parametrize("how", ["missing", "malformed"])
+async def test_what_runs_is_stopped_even_if_its_file_says_nothing_any_more(house: Any, over: Any, how: str) -> None:
+    agent = await house.agent()
+    await over(agent.start()[0])
+    house.malformed, house.game = how == "malformed", house.game if how == "malformed" else None
+    assert (await over(agent.stop()[0])).state == "succeeded"
+    assert (house.unit.process.poll(), agent.state) == (0, "stopped")
+
+
+async def test_a_stop_of_what_is_not_known_is_no_success(house: Any, over: Any) -> None:
+    agent = await house.agent()
+    await over(agent.start()[0])
+    await house.kill(agent)
+    house.game = None
+    later = await house.agent()
+    with pytest.raises(NotPrepared):
+        later.stop()
+    await house.kill(later)
+    await house.reboot()
+    assert (await house.agent()).stop()[0].state == "succeeded", "nothing outlives a boot"
+
+
 async def test_an_order_that_cannot_be_remembered_is_not_carried_out(house: Any, over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = await house.agent()
     write = durable.write
