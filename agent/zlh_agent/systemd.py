@@ -72,12 +72,17 @@ class SystemdUnit:
             descriptor = os.pidfd_open(now.pid)
         except ProcessLookupError:
             return
+        except OSError as error:
+            raise UnitError(f"the end of process {now.pid} cannot be watched: {error.strerror}") from error
         over, loop = asyncio.Event(), asyncio.get_running_loop()
         try:
             again = await self.look()  # the number may have gone to a stranger before we held it
             if not again.active or again.run != look.run or again.pid != now.pid:
                 return
-            loop.add_reader(descriptor, over.set)
+            try:
+                loop.add_reader(descriptor, over.set)
+            except OSError as error:
+                raise UnitError(f"the end of process {now.pid} cannot be watched: {error.strerror}") from error
             await over.wait()
         finally:
             loop.remove_reader(descriptor)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
+
+
+_log = logging.getLogger(__name__)
 
 
 class Tasks:
@@ -14,7 +18,8 @@ class Tasks:
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Takes the place of the one that has the name."""
         self.cancel(name)
-        self._tasks[name] = asyncio.create_task(work)
+        task = self._tasks[name] = asyncio.create_task(work, name=name)
+        task.add_done_callback(_say)
 
     def cancel(self, name: str) -> None:
         """Harmless where there is none. Who cancels its own task goes on, and only gives its name away."""
@@ -28,3 +33,9 @@ class Tasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _say(task: asyncio.Task[None]) -> None:
+    """Nobody waits for such a task: what it did not expect would be told by no one."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s ended unexpectedly", task.get_name(), exc_info=error)
