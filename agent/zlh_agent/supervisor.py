@@ -187,7 +187,9 @@ class Supervisor:
             self.state = "crashed"
             self._recover_or_not()
         elif known.ready_at is not None:
+            self._attached = False  # until it is known why, no order gets in between
             _log.warning("the game ended while no agent ran: %s", await self._crashed(unit, found))
+            self._attached = True
             self._recover_or_not()
         else:
             self._begin("autostart")
@@ -322,6 +324,8 @@ class Supervisor:
             try:
                 await unit.ended(found)
                 self._asked_at = float("-inf")  # what it answered last is no longer true
+                if self.live is None:
+                    self.state = "stopping"  # other processes of it may be there yet
                 unit.drain()
                 now = await self._ending().settled(found.run)
                 if await unit.shutting_down():

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-
 _log = logging.getLogger(__name__)
 
 

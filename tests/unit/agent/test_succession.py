@@ -10,7 +10,7 @@ import pytest
 
 from zlh_agent import supervisor
 from zlh_agent.config import NotPrepared
-from zlh_agent.jobs import Jobs
+from zlh_agent.jobs import Jobs, NotAttached
 
 
 @pytest.fixture
@@ -123,6 +123,30 @@ async def test_a_crash_that_nobody_saw_is_seen_later(house: Any, over: Any, unti
     assert later.last_crash["signal"] == 9
     await until(lambda: later.state == "running")
     assert later.restarts == 1
+
+
+async def test_while_a_crash_is_looked_into_no_order_gets_in_between(house: Any, over: Any, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await house.agent()
+    await over(agent.start()[0])
+    await house.kill(agent)
+    house.unit.kill()
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(run: str, lines: int) -> tuple[str, ...]:
+        asked.set()
+        await answered.wait()
+        return ()
+
+    monkeypatch.setattr(house.unit, "tail", slow)
+    later = house.successor()
+    attaching = asyncio.create_task(later.attach())
+    await asyncio.wait_for(asked.wait(), 5)
+    with pytest.raises(NotAttached):
+        later.start()
+    answered.set()
+    await asyncio.wait_for(attaching, 5)
+    await until(lambda: later.state == "running")
+    assert (later.restarts, later.last_crash["signal"], house.unit.starts) == (1, 9, 2)
 
 
 async def test_an_error_stays_one(house: Any, over: Any, until: Any) -> None:

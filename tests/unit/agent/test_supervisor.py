@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 import socket
@@ -132,6 +133,27 @@ async def test_after_a_crash_it_is_started_again(house: Any, over: Any, until: A
     assert agent.last_crash["class"] == "unexpected_exit"
     assert (agent.last_crash["signal"], agent.last_crash["exit_code"], agent.last_crash["count"]) == (9, None, 1)
     assert "Done" in agent.last_crash["log_tail"]
+    await until(lambda: agent.state == "running")
+    assert (agent.restarts, house.unit.starts) == (1, 2)
+
+
+async def test_what_has_ended_is_not_called_running_while_the_reason_is_sought(
+    house: Any, over: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await house.agent()
+    await over(agent.start()[0])
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(run: str, lines: int) -> tuple[str, ...]:
+        asked.set()
+        await answered.wait()
+        return ()
+
+    monkeypatch.setattr(house.unit, "tail", slow)
+    house.unit.kill()
+    await asyncio.wait_for(asked.wait(), 5)
+    assert agent.state != "running" and not (await agent.look()).ok
+    answered.set()
     await until(lambda: agent.state == "running")
     assert (agent.restarts, house.unit.starts) == (1, 2)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from zlh_agent import systemd
 from zlh_agent.systemd import SystemdUnit
 from zlh_agent.tasks import Tasks
 from zlh_agent.unit import Look, UnitError
