@@ -242,7 +242,10 @@ class Supervisor:
             _log.warning("%s: %s", job.kind, failed)
         except UnitError as error:
             outcome = f"unknown: {error}"
-            self._give_up("unknown", str(error))
+            if job.by == "api" or job.kind != "start":
+                self._give_up("unknown", str(error))
+            else:
+                self._doubt(str(error))
             _log.error("%s: %s", job.kind, error)
         except Exception:  # noqa: BLE001 - an operation must end, whatever went wrong; the journal has it all
             self._give_up("internal_error", "see the agent's journal")
@@ -279,7 +282,9 @@ class Supervisor:
         except Died as error:
             raise Failed(await self._crashed(unit, await self._ending().settled(found.run))) from error
         except Late as late:
-            tail = await unit.tail(found.run, TAIL_LINES)
+            tail: tuple[str, ...] = ()
+            with contextlib.suppress(UnitError):
+                tail = await unit.tail(found.run, TAIL_LINES)
             await self._ending().gently(asked=False)
             raise Failed(await self._crashed(unit, await unit.look(), "ready_timeout", str(late), tail)) from late
         self._jobs.enter(job, "ready")
@@ -367,6 +372,11 @@ class Supervisor:
         """Trying again by ourselves would change nothing."""
         self.state, self._record.error, self._record.due = "error", True, None
         self._record.last_crash = report(kind, why, Exit(), 0.0, ()) | {"count": self._record.crashes}
+        self._save()
+
+    def _doubt(self, why: str) -> None:
+        """Nobody is there to be told that the unit says nothing: it counts as a crash, so that it is tried again, and not for ever."""
+        self.state = self._record.crashed(report("unknown", why, Exit(), 0.0, ()), self._settings, gone=True)
         self._save()
 
     def _recover_or_not(self) -> None:

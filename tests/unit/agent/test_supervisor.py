@@ -14,6 +14,7 @@ import pytest
 from zlh_agent import durable
 from zlh_agent.config import NotPrepared
 from zlh_agent.jobs import InProgress
+from zlh_agent.unit import UnitError
 
 
 @pytest.fixture
@@ -206,6 +207,20 @@ async def test_what_never_serves_is_ended_and_counts_as_a_crash(house: Any, over
     job = await over(agent.start()[0])
     assert job.outcome.startswith("ready_timeout: not ready within 0.4 s")
     assert (agent.state, house.unit.process.poll() is not None) == ("error", True)
+
+
+async def test_a_journal_that_says_nothing_does_not_keep_alive_what_never_serves(house: Any, over: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.settings = replace(house.settings, backoff_s=())
+    house.unit.mode("mute")
+    house.configure(ready_timeout_s=0.4)
+
+    async def silent(run: str, lines: int) -> tuple[str, ...]:
+        raise UnitError("journalctl: no answer within 20 s")
+
+    monkeypatch.setattr(house.unit, "tail", silent)
+    agent = await house.agent()
+    assert (await over(agent.start()[0])).outcome.startswith("ready_timeout: ")
+    assert house.unit.process.poll() is not None
 
 
 async def test_a_unit_that_does_not_start_is_said(house: Any, over: Any) -> None:
