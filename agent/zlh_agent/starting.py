@@ -10,6 +10,10 @@ from zlh_agent.ping import Pong, accepts, ping
 from zlh_agent.unit import CannotStart, Look, Unit
 
 
+#: Seconds that a run which was there already gets to answer, however old it is.
+GRACE_S = 60.0
+
+
 class Impossible(Exception):
     """Nothing was started, and trying again by ourselves would change nothing. ``kind`` is the failure's class."""
 
@@ -29,6 +33,7 @@ class Late(Exception):
 class Starting:
     def __init__(self, unit: Unit, game: Game, settings: Supervision) -> None:
         self._unit, self._game, self._settings = unit, game, settings
+        self._grace_s = settings.poll_s
 
     async def launch(self, *, may_start: bool) -> Look:
         """A run of the unit, the present one if there is one; the last one where none may be started. Raises Impossible."""
@@ -36,6 +41,7 @@ class Starting:
         if not found.loaded:
             raise Impossible("not_prepared", f"there is no unit {self._game.unit}")
         if found.active or not may_start:
+            self._grace_s = GRACE_S
             return found
         if await accepts(self._game.address, self._game.port, self._settings.ping_timeout_s):
             raise Impossible("port_in_use", f"something else already listens on {self._game.address} port {self._game.port}")
@@ -46,10 +52,11 @@ class Starting:
         return await self._unit.look()
 
     async def until_ready(self, found: Look) -> Pong:
-        """Raises Died, Late. The time counts from the run's begin, so that an agent's restart does not prolong it."""
+        """Raises Died, Late. The time counts from the run's begin, so that an agent's restart prolongs it by no more than
+        :data:`GRACE_S`."""
         if not found.active:
             raise Died
-        ends = max(found.since + self._game.ready_timeout_s, time.monotonic() + self._settings.poll_s)
+        ends = max(found.since + self._game.ready_timeout_s, time.monotonic() + self._grace_s)
         ended = asyncio.create_task(self._unit.ended(found))
         try:
             while True:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 
-from zlh_agent import supervisor
+from zlh_agent import starting, supervisor
 from zlh_agent.config import NotPrepared
 from zlh_agent.jobs import Jobs, NotAttached
+from zlh_agent.unit import UnitError
 
 
 @pytest.fixture
@@ -168,6 +170,51 @@ async def test_what_ran_before_the_boot_runs_after_it(house: Any, over: Any, unt
     assert later.live is not None and later.live.by == "autostart"
     await until(lambda: later.state == "running")
     assert later.last_crash is None
+
+
+async def test_a_unit_that_says_nothing_for_a_while_is_no_error_for_good(house: Any, over: Any, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await house.agent()
+    await over(agent.start()[0])
+    await house.kill(agent)
+    await house.reboot()
+    start, left = house.unit.start, 2
+
+    async def silent() -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise UnitError("systemctl start: no answer within 80 s")
+        await start()
+
+    monkeypatch.setattr(house.unit, "start", silent)
+    later = await house.agent()
+    job = later.live
+    assert (await over(job)).outcome == "unknown: systemctl start: no answer within 80 s"
+    assert (later.state, later.last_crash["class"], record(house)["error"]) == ("crashed", "unknown", False)
+    await until(lambda: later.state == "running")
+    assert later.restarts == 2
+    left = 100
+    house.unit.kill()
+    await until(lambda: later.state == "error")
+    assert later.last_crash["count"] == 4, "and not for ever"
+
+
+@pytest.mark.parametrize("lapse", [True, False])
+async def test_a_run_that_is_old_gets_time_to_answer(house: Any, over: Any, until: Any, monkeypatch: pytest.MonkeyPatch, lapse: bool) -> None:
+    monkeypatch.setattr(starting, "GRACE_S", 0.4 if lapse else 30.0)
+    house.configure(ready_timeout_s=0.1)
+    house.unit.mode("mute")
+    house.unit.spawn()
+    house.unit.since -= 1000  # the game was there long before the agent
+    began = time.monotonic()
+    agent = await house.agent()
+    job = agent.live
+    assert job.by == "adopted"
+    if lapse:
+        assert (await over(job)).outcome.startswith("ready_timeout") and time.monotonic() - began >= 0.4
+    else:
+        await asyncio.wait({asyncio.create_task(over(job))}, timeout=0.5)
+        assert (job.state, agent.state) == ("running", "starting")
 
 
 @pytest.mark.parametrize("boots", [False, True])
