@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,12 @@ import pytest
 from tests.support import servers
 
 _SERVER = pytest.StashKey[servers.DatabaseServer]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Ansible refuses a standard input that does not block, and some program of an earlier test may have left the shared one so."""
+    os.set_blocking(0, True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,6 +19,8 @@ from zlh_agent.unit import CannotStart, Exit, Look, UnitError
 ANSWER_S = 20.0
 #: Seconds between two looks at a unit whose main process is not known.
 LOOK_S = 0.5
+#: Bytes of output that are kept, the last ones.
+OUTPUT = 262_144
 #: Characters of one line of output.
 LINE = 500
 #: Bytes that a pipe holds at most.
@@ -134,7 +136,7 @@ async def run(*command: str, timeout_s: float = ANSWER_S) -> tuple[int, str, str
         raise UnitError(f"{command[0]}: {error.strerror}") from error
     try:
         async with asyncio.timeout(timeout_s):
-            out, err = await process.communicate()
+            out, err, _ = await asyncio.gather(_end_of(process.stdout), _end_of(process.stderr), process.wait())
     except TimeoutError as error:
         raise UnitError(f"{' '.join(command[:2])}: no answer within {timeout_s:g} s") from error
     finally:
@@ -144,6 +146,14 @@ async def run(*command: str, timeout_s: float = ANSWER_S) -> tuple[int, str, str
             await process.wait()
     last = err.decode(errors="replace").strip().splitlines()
     return process.returncode or 0, out.decode(errors="replace"), _printable(last[-1]) if last else ""
+
+
+async def _end_of(stream: asyncio.StreamReader | None) -> bytes:
+    """The last :data:`OUTPUT` bytes: what a game prints may have no end."""
+    kept = b""
+    while stream is not None and (more := await stream.read(OUTPUT)):
+        kept = (kept + more)[-OUTPUT:]
+    return kept
 
 
 def _exit(said: dict[str, str]) -> Exit | None:

@@ -105,6 +105,8 @@ class Stack:
     def prepare(self) -> None:
         """Directory, leftovers, secrets, lab, settings, schema. Raises before anything runs if a setting is wrong."""
         self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup and the like; a worker that inherits that ends on no SIGTERM
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         previous = self.previous()
         if previous is not None and (previous == "none") == self.with_lab:
             raise Conflict(f"directory {self.dir}", why=f"belongs to fleet {previous}", remedy=f"name it (--fleet {previous}), or another --dir")

@@ -20,7 +20,7 @@ from flows.cli.stack import Stack
 from flows.clients.engine import PrefectEngine
 from flows.domain.operation import engine_key
 from flows.state import control
-from tests.support.kills import WAYS, interrupted, order, ordered_about, over
+from tests.support.kills import WAYS, ScratchStack, interrupted, order, ordered_about, over
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(400), pytest.mark.xdist_group("kills")]
 
@@ -36,7 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("kills")
     (directory / "lab").mkdir()
     (directory / "lab" / "config.json").write_text(json.dumps(SLOW))
-    stack = Stack(directory, fleet="sim", short=True, say=lambda _: None)
+    stack = ScratchStack(directory, fleet="sim", short=True, say=lambda _: None)
     try:
         stack.prepare()
         stack.start()

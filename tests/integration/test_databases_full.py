@@ -38,7 +38,7 @@ def test_sqlite(tmp_path: Path) -> None:
 @pytest.fixture
 def small() -> Iterator[servers.MariaDB]:
     """Tables in files of a fixed size."""
-    server = servers.MariaDB(extra={"innodb-file-per-table": "0", "innodb-data-file-path": "ibdata1:12M;ibdata2:4M"})
+    server = servers.MariaDB(extra={"innodb-file-per-table": "0", "innodb-data-file-path": "ibdata1:12M;ibdata2:12M"})
     with servers.running(server):
         yield server
 
@@ -53,10 +53,10 @@ async def _fill(url: str) -> None:
     line = {"at": 1, "actor": "a", "action": "a", "subject": "s", "detail": {"x": "y" * 4_000}}
     written = 0
     with pytest.raises(Unreachable, match="make room"):
-        for _ in range(100):
+        for _ in range(1_000):
             async with db.write() as tx:
-                await tx.execute(insert(t.audit), [line] * 100)
-            written += 100
+                await tx.execute(insert(t.audit), [line] * 20)
+            written += 20
     async with db.read() as tx:
         kept = (await tx.execute(t.audit.select().with_only_columns(t.audit.c.id))).all()
     assert len(kept) == written > 0

@@ -185,7 +185,7 @@ async def test_a_playbook_that_cannot_be_read_is_a_failure(runner: AnsibleRunner
 
 async def test_what_the_trust_role_hands_back_arrives(project: Path, runner: AnsibleRunner) -> None:
     """ansible-runner gives us the statistics of the whole play alone, none that a task keeps per host."""
-    hand_over = yaml.safe_load((PROJECT / "roles" / "base" / "tasks" / "trust.yml").read_text())[-1]
+    hand_over = yaml.safe_load((PROJECT / "roles" / "base" / "tasks" / "read_back.yml").read_text())[-1]
     assert "ansible.builtin.set_stats" in hand_over
     read = {"base_host_key": {"content": base64.b64encode(b"ssh-ed25519 AAAAC3 root@c1\n").decode()}}
     (project / "playbooks" / "hand_over.yml").write_text(

@@ -25,7 +25,7 @@ from flows.cli.stack import PROJECT, Stack
 from flows.clients.reach import LOCK_FILE
 from flows.domain.server import Server
 from tests.support.bot import Player
-from tests.support.kills import interrupted, order, ordered_about, over, playbooks_left
+from tests.support.kills import ScratchStack, interrupted, order, ordered_about, over, playbooks_left
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.skipif(os.geteuid() != 0, reason="not root: no containers")]
 
@@ -35,7 +35,7 @@ JOIN_S = 10.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("house"), fleet="lxc", short=True, say=lambda _: None)
+    stack = ScratchStack(tmp_path_factory.mktemp("house"), fleet="lxc", short=True, say=lambda _: None)
     try:
         stack.prepare()
         stack.start()
@@ -222,7 +222,7 @@ async def test_a_resumed_playbook_waits_for_the_targets_lock(stage: Stage) -> No
 
     async def orphaned() -> bool:
         operation = await stage.operation(operation_id)
-        return operation.step == "prepare_workload" and not playbooks_left() and operation.attempt == 1
+        return operation.step == "prepare_workload" and not playbooks_left(stage) and operation.attempt == 1
 
     await stage.until("fern's playbook", lambda: _at(stage, operation_id, "prepare_workload"), 200)
     await stage.until("fern's playbook ended", orphaned, 60)

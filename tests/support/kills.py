@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from flows.cli.demo import provisioning
 from flows.cli.demo.stage import Stage
+from flows.cli.stack import Stack
 from flows.clients.supervisor import MARKER
 from flows.domain.operation import OperationState
 
@@ -45,7 +48,7 @@ async def interrupted(stage: Stage, name: str, operation_id: str, way: str, step
     """Killed in one of the steps, taken up again, a success, and nothing left of what was killed."""
     row = await provisioning.interrupted(stage, f"{way} killed", name, operation_id, WAYS[way], steps)
     assert row.failures == []
-    assert playbooks_left() == []
+    assert playbooks_left(stage) == []
 
 
 async def ordered_about(stage: Stage, name: str, verb: str, customer: str = "acme") -> str:
@@ -58,12 +61,29 @@ async def ordered_about(stage: Stage, name: str, verb: str, customer: str = "acm
     return str(answer.json()["operation"]["id"])
 
 
-def playbooks_left() -> list[str]:
-    """Processes of any play."""
-    found = []
+class ScratchStack(Stack):
+    """With a scratch directory of its own, so that its plays' processes can be told from those of other tests."""
+
+    def _own_values(self) -> dict[str, str]:
+        self._scratch().mkdir(mode=0o700, exist_ok=True)
+        return super()._own_values() | {"ZLH_ANSIBLE__SCRATCH_DIR": str(self._scratch())}
+
+    def _scratch(self) -> Path:
+        return Path("/dev/shm") / f"zlh-{os.getpid()}-{self.dir.name}"  # noqa: S108 - tmpfs is the point
+
+    def stop(self, *, drain_s: float) -> None:
+        super().stop(drain_s=drain_s)
+        shutil.rmtree(self._scratch(), ignore_errors=True)
+
+
+def playbooks_left(stage: Stage) -> list[str]:
+    """Processes of any of its plays: those whose directory still stands, and those that name it."""
+    scratch, found = stage.settings.ansible.scratch_dir, []
+    marks = [f"{MARKER}={name}".encode() for name in os.listdir(scratch)]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if f"{MARKER}=".encode() in (entry / "environ").read_bytes():
+                environ = (entry / "environ").read_bytes()
+                if f"{scratch}/".encode() in environ or any(mark in environ for mark in marks):
                     found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found

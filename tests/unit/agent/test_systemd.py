@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from zlh_agent import systemd
 from zlh_agent.systemd import SystemdUnit
 from zlh_agent.tasks import Tasks
 from zlh_agent.unit import Look, UnitError
@@ -48,3 +49,14 @@ async def test_what_a_task_did_not_expect_is_in_the_journal(caplog: pytest.LogCa
         await tasks.close()
         await asyncio.sleep(0)
     assert caplog.text.count("watch ended unexpectedly") == 1 and "who would have thought" in caplog.text
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_output_without_end_does_not_fill_memory(ends: bool) -> None:
+    script = f"head -c {systemd.OUTPUT * 4} /dev/zero | tr '\\0' x; echo last" + ("" if ends else "; cat /dev/zero")
+    if ends:
+        code, out, _ = await systemd.run("sh", "-c", script)
+        assert code == 0 and len(out) == systemd.OUTPUT and out.endswith("last\n"), "the end is what is wanted"
+    else:
+        with pytest.raises(UnitError, match="no answer within"):
+            await systemd.run("sh", "-c", script, timeout_s=1)
