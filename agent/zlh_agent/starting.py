@@ -9,7 +9,6 @@ from zlh_agent.config import Game, Supervision
 from zlh_agent.ping import Pong, accepts, ping
 from zlh_agent.unit import CannotStart, Look, Unit
 
-
 #: Seconds that a run which was there already gets to answer, however old it is.
 GRACE_S = 60.0
 

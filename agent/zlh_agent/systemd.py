@@ -136,16 +136,23 @@ async def run(*command: str, timeout_s: float = ANSWER_S) -> tuple[int, str, str
         raise UnitError(f"{command[0]}: {error.strerror}") from error
     try:
         async with asyncio.timeout(timeout_s):
-            out, err, _ = await asyncio.gather(_end_of(process.stdout), _end_of(process.stderr), process.wait())
+            out, err = await _over(process)
     except TimeoutError as error:
         raise UnitError(f"{' '.join(command[:2])}: no answer within {timeout_s:g} s") from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    await _over(process)  # it is not waited for in vain only if what it wrote is read
     last = err.decode(errors="replace").strip().splitlines()
     return process.returncode or 0, out.decode(errors="replace"), _printable(last[-1]) if last else ""
+
+
+async def _over(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    out, err, _ = await asyncio.gather(_end_of(process.stdout), _end_of(process.stderr), process.wait())
+    return out, err
 
 
 async def _end_of(stream: asyncio.StreamReader | None) -> bytes:

@@ -53,7 +53,7 @@ async def test_what_a_task_did_not_expect_is_in_the_journal(caplog: pytest.LogCa
 
 @pytest.mark.parametrize("ends", [True, False])
 async def test_output_without_end_does_not_fill_memory(ends: bool) -> None:
-    script = f"head -c {systemd.OUTPUT * 4} /dev/zero | tr '\\0' x; echo last" + ("" if ends else "; cat /dev/zero")
+    script = f"head -c {systemd.OUTPUT * 4} /dev/zero | tr '\\0' x; echo last" + ("" if ends else "; exec cat /dev/zero")
     if ends:
         code, out, _ = await systemd.run("sh", "-c", script)
         assert code == 0 and len(out) == systemd.OUTPUT and out.endswith("last\n"), "the end is what is wanted"
