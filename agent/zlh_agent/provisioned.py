@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pwd
 import stat
@@ -22,6 +23,7 @@ RUNTIMES = Path("/opt/zlh/runtimes")
 MARK = ".zlh-sha256"
 #: Bytes that are read of eula.txt.
 EULA = 4096
+_log = logging.getLogger(__name__)
 _SSHD = ("ssh.service", "ssh.socket")
 
 
@@ -33,6 +35,7 @@ class Provisioned:
         self._missing: list[str] = []
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
+        self._said: dict[tuple[str, ...], bool] = {}
 
     async def missing(self) -> list[str]:
         """Empty when everything is there. An entry names the thing, without secrets, in at most 128 characters."""
@@ -89,12 +92,15 @@ class Provisioned:
         return missing
 
     async def _unit(self, name: str, value: str, *units: str) -> bool:
-        """Whether one of the units has that property. What cannot be asked is not verified."""
+        """Whether one of the units has that property. While systemd says nothing its last answer counts; before the first it is not said to be
+        missing, since nobody knows."""
         try:
             _, out, _ = await systemd.run("systemctl", "show", "--property", name, *units)
-        except UnitError:
-            return False
-        return f"{name}={value}" in out.splitlines()
+        except UnitError as error:
+            _log.warning("%s of %s is not known: %s", name, ", ".join(units), error)
+        else:
+            self._said[units] = f"{name}={value}" in out.splitlines()
+        return self._said.get(units, True)
 
 
 def _owned(directory: Path, uid: int | None) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from zlh_agent import systemd
 from zlh_agent.config import Config
 from zlh_agent.provisioned import EULA, MARK, Provisioned
+from zlh_agent.unit import UnitError
 
 GAME = 'unit = "zlh-game.service"\nconsole = "{0}/console"\naddress = "127.0.0.1"\nport = 25565\ndirectory = "{0}/game"\n'
 DEV = 'user = "{1}"\nworkspace = "{0}/workspace"\ncode_server = true\n[[runtimes]]\nname = "node"\nversion = "22.1.0"\n'
@@ -93,6 +95,25 @@ async def test_what_the_game_user_puts_in_place_of_the_eula_neither_blocks_nor_f
 async def test_a_game_needs_its_unit(tmp_path: Path) -> None:
     whole_game(tmp_path)
     assert await looked(tmp_path, "game").missing() == ["unit: zlh-game.service"]
+
+
+async def test_while_systemd_says_nothing_its_last_answer_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_game(tmp_path)
+    config = Config("srv-1", "game", "127.0.0.1", "t" * 43, game_file=tmp_path / "game.toml")
+    answers: list[str | None] = [None, "not-found", None, "loaded", None]
+
+    async def run(*command: str) -> tuple[int, str, str]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise UnitError("systemctl show: no answer within 20 s")
+        return 0, f"LoadState={answer}\n", ""
+
+    monkeypatch.setattr(systemd, "run", run)
+    found, seen = Provisioned(config), []
+    while answers:
+        seen.append(bool(await found.missing()))
+        found.forget()
+    assert seen == [False, True, True, False, False]
 
 
 async def test_a_developer_container(tmp_path: Path) -> None:

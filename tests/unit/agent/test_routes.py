@@ -29,8 +29,10 @@ class Known(Provisioned):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.lacks: list[str] = []
+        self.asked = 0
 
     async def missing(self) -> list[str]:
+        self.asked += 1
         return self.lacks
 
 
@@ -162,6 +164,11 @@ async def test_what_is_not_provisioned_starts_nothing_and_can_be_stopped(face: F
     status = (await face.http.get("/status")).json()
     assert (status["provisioning_complete"], status["missing"], status["ready"]) == (False, ["jar: /srv/game/server.jar"], False)
     assert (await face.http.post("/game/stop", headers=LEASE)).status_code == 202
+
+
+async def test_a_stop_waits_for_nobody_to_look_what_is_missing(face: Face) -> None:
+    assert (await face.http.post("/game/stop", headers=LEASE)).status_code == 202
+    assert face.provisioned.asked == 0
 
 
 async def test_without_a_game_it_is_not_prepared(face: Face) -> None:
