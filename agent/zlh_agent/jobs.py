@@ -42,10 +42,11 @@ class Jobs:
         self._path = path
         self._jobs: deque[Job] = deque(maxlen=KEPT)
         try:
-            self._jobs.extend(Job(**job) for job in json.loads(path.read_text()))
+            known = set(Job.__slots__)  # a newer release may have written more
+            self._jobs.extend(Job(**{name: value for name, value in job.items() if name in known}) for job in json.loads(path.read_text()))
         except FileNotFoundError:
             return
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             _log.warning("%s cannot be read and is put aside: %s", path, error)
             path.replace(path.with_suffix(".bad"))
             return

@@ -59,9 +59,8 @@ def load(path: Path) -> Record:
     try:
         raw = json.loads(path.read_text())
         operation = raw.pop("operation", None)
-        known = {f.name for f in fields(Record)}
-        record = Record(**{name: value for name, value in raw.items() if name in known})
-        record.operation = Operation(**operation) if operation else None
+        record = Record(**_known(raw, Record))
+        record.operation = Operation(**_known(operation, Operation)) if operation else None
     except FileNotFoundError:
         return Record()
     except (ValueError, TypeError, AttributeError) as error:
@@ -69,6 +68,12 @@ def load(path: Path) -> Record:
         path.replace(path.with_suffix(".bad"))
         return Record()
     return record
+
+
+def _known(raw: dict[str, Any], kind: type[Record | Operation]) -> dict[str, Any]:
+    """A newer release may have written more."""
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in raw.items() if name in names}
 
 
 def save(path: Path, record: Record) -> None:

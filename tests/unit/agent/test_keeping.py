@@ -98,6 +98,19 @@ def test_a_history_that_cannot_be_read_is_put_aside(tmp_path: Path) -> None:
     assert (tmp_path / "jobs.bad").exists()
 
 
+def test_what_a_newer_release_wrote_beside_is_passed_over(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "jobs.json")
+    job = jobs.add("start", "api")
+    kept = json.loads((tmp_path / "jobs.json").read_text())
+    (tmp_path / "jobs.json").write_text(json.dumps([kept[0] | {"retry_of": "job-0"}]))
+    assert [found.id for found in Jobs(tmp_path / "jobs.json").all()] == [job.id]
+    record.save(tmp_path / "game.json", Record("running", Operation("job-1", "restart", "asked")))
+    wrote = json.loads((tmp_path / "game.json").read_text())
+    wrote["operation"]["newer"] = wrote["newer"] = 1
+    (tmp_path / "game.json").write_text(json.dumps(wrote))
+    assert record.load(tmp_path / "game.json") == Record("running", Operation("job-1", "restart", "asked"))
+
+
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     kept = Record("running", Operation("job-1", "restart", "asked"), "b", "r", 1.5, 2, 3, 4, 5.5, True, {"class": "oom"})
     record.save(tmp_path / "game.json", kept)
