@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import ssl
 import sys
@@ -29,6 +30,7 @@ from zlh_agent.systemd import SystemdUnit
 LAST_BREATH_S = 3
 #: sysexits.h: what systemd shows for a configuration that cannot work.
 EX_CONFIG = 78
+_MISCONFIGURED = {errno.ENOENT, errno.EACCES, errno.ENOTDIR}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,19 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"zlh-agent: {error}\n")
         return EX_CONFIG
+    except OSError as error:
+        sys.stderr.write(f"zlh-agent: state_dir: {config.state_dir}: {error.strerror}\n")
+        return 1
     server.run()
     return 0 if server.started else 1
 
 
 def application(config: Config) -> Starlette:
-    """The parts, wired. Raises ConfigError."""
+    """The parts, wired. Raises ConfigError, and OSError for what may be over at the next try: a full disk, no descriptor left."""
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         durable.tidy(config.state_dir)
         jobs = Jobs(config.state_dir / "jobs.json")
         supervisor = _supervisor(config, jobs) if config.kind == "game" else None
     except OSError as error:
-        raise ConfigError(f"state_dir: {config.state_dir}: {error.strerror}") from error
+        if error.errno in _MISCONFIGURED:
+            raise ConfigError(f"state_dir: {config.state_dir}: {error.strerror}") from error
+        raise
     lease, epoch = Fence("lease token", config.state_dir / "lease"), Fence("epoch", config.state_dir / "epoch")
 
     @asynccontextmanager
