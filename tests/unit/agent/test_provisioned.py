@@ -43,6 +43,11 @@ def whole_game(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "console")
 
 
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
 async def test_a_whole_game_misses_nothing(tmp_path: Path) -> None:
     whole_game(tmp_path)
     assert await looked(tmp_path, "game", "zlh-game.service").missing() == []
@@ -74,7 +79,7 @@ async def test_what_a_game_lacks_is_named(tmp_path: Path, spoil: Any, named: str
         lambda eula: (eula.with_name("real").write_text("eula=true\n"), eula.symlink_to("real")),
         lambda eula: eula.mkdir(),
         lambda eula: eula.write_text("#" * EULA + "\neula=true\n"),
-        lambda eula: (eula.touch(), os.truncate(eula, 2**40)),
+        _sparse,
     ],
     ids=["fifo", "endless", "link", "directory", "long", "sparse"],
 )
