@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,8 +47,10 @@ async def db(url: str) -> Any:
     await database.close()
 
 
-async def race(url: str, scenario: str, processes: int, rounds: int, subjects: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What all of them said; the first two are those that die. All begin at once."""
+async def race(
+    url: str, scenario: str, processes: int, rounds: int, subjects: Sequence[str] = (), feed: Callable[[], Awaitable[None]] | None = None
+) -> list[dict[str, Any]]:
+    """What all of them said; the first two are those that die. All begin at once, and there is work until those two are dead: ``feed`` brings it."""
     argv = [sys.executable, "-m", "tests.support.racer", scenario]
     more = ["--rounds", str(rounds), "--subjects", ",".join(subjects)]
     environment = os.environ | {"ZLH_DATABASE__URL": url}
@@ -62,17 +64,33 @@ async def race(url: str, scenario: str, processes: int, rounds: int, subjects: S
             for process in started:
                 assert process.stdout is not None
                 line = await process.stdout.readline()
-                assert line == b"ready\n", (await process.communicate())[1].decode()
-            said = await asyncio.gather(*(process.communicate(b"go\n") for process in started))
+                assert line == b"ready\n", await _read(process.stderr)
+            for process in started:
+                assert process.stdin is not None
+                process.stdin.write(b"go\n")
+            reading = [asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait()) for process in started]
+            while not all(ended.done() for ended in reading[: len(DEATHS)]):
+                await asyncio.sleep(0.05)
+                if feed:
+                    await feed()
+            for process in started:
+                assert process.stdin is not None
+                process.stdin.close()
+            said = await asyncio.gather(*reading)
     finally:
         for process in started:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    for n, (process, (_, errors)) in enumerate(zip(started, said, strict=True)):
+    for n, (_, errors, code) in enumerate(said):
         mortal = {-9} | ({0} if scenario == "orders" else set())  # by chance all of its orders are refused
-        assert process.returncode in (mortal if n < len(DEATHS) else {0}), f"p{n}: {process.returncode}: {errors.decode()[-3_000:]}"
-    return [json.loads(line) for out, _ in said for line in out.splitlines()]
+        assert code in (mortal if n < len(DEATHS) else {0}), f"p{n}: {code}: {errors[-3_000:]}"
+    return [json.loads(line) for out, _, _ in said for line in out.splitlines()]
+
+
+async def _read(stream: asyncio.StreamReader | None) -> str:
+    assert stream is not None
+    return (await stream.read()).decode()
 
 
 async def test_no_vmid_and_no_address_twice(url: str, db: Database, processes: int, rounds: int) -> None:
@@ -178,16 +196,26 @@ def _alone(log: list[tuple[str, str, int]], processes: int, rounds: int) -> None
 
 
 async def test_a_message_is_one_dispatchers(url: str, db: Database, processes: int, rounds: int) -> None:
-    events = [Event(EventKind.REPAIR_SUCCEEDED, f"event-{n}", f"event {n}") for n in range(processes * rounds)]
-    async with db.write() as tx:
-        await outbox.put_all(tx, [(event, Route(Channel.REPAIRS, ping=False, severity=Severity.INFO)) for event in events])
-    said = await race(url, "messages", processes, 2)
+    keys = [f"event-{n}" for n in range(processes * rounds)]
+
+    async def put(some: Sequence[str]) -> None:
+        route = Route(Channel.REPAIRS, ping=False, severity=Severity.INFO)
+        async with db.write() as tx:
+            await outbox.put_all(tx, [(Event(EventKind.REPAIR_SUCCEEDED, key, key), route) for key in some])
+
+    async def feed() -> None:
+        more = [f"event-{len(keys) + n}" for n in range(3)]
+        keys.extend(more)
+        await put(more)
+
+    await put(keys)
+    said = await race(url, "messages", processes, 2, feed=feed)
     sent = Counter(s["sent"] for s in said)
     assert set(sent.values()) == {1}
     async with db.read() as tx:
         left = set((await tx.execute(select(t.outbox.c.key).where(t.outbox.c.state == outbox.WAITING))).scalars())
     # What the dead ones had claimed and never sent others sent, once the claim was over.
-    assert {e.key for e in events} == set(sent)
+    assert set(keys) == set(sent)
     assert not left
     assert 1 <= sum(s["doubted"] for s in said) <= 3
 

@@ -1,7 +1,8 @@
 """One of several processes that race on one database: ``python -m tests.support.racer SCENARIO NAME`` with the URL in ZLH_DATABASE__URL.
 
 Says ``ready``, waits for a line, does its rounds, and says one JSON value per outcome. With ``--die inside`` it kills itself (SIGKILL) in the
-open transaction of its first success after a quarter of its rounds, with ``--die after`` behind its commit, before anybody is told.
+open transaction of its first success after a quarter of its rounds, with ``--die after`` behind its commit, before anybody is told. The input
+of the others ends when these are dead.
 """
 
 from __future__ import annotations
@@ -175,10 +176,16 @@ async def messages(r: Racer) -> None:
 
 
 async def runs(r: Racer) -> None:
-    """Submitters and runs at once: claims attempts for submission, and each operation's attempt as its run would."""
+    """Submitters and runs at once: claims attempts for submission, and each operation's attempt as its run would.
+
+    Two operations are there for those that die: the others take them when both are dead.
+    """
     async with r.db.read() as tx:
         generation = await control.generation(tx)
-    for n, operation_id in enumerate(random.Random(r.name).sample(r.subjects, len(r.subjects))):  # each has a chance
+    last, others = r.subjects[:2], random.Random(r.name).sample(r.subjects[2:], len(r.subjects) - 2)
+    for n, operation_id in enumerate([*others, *last]):
+        if operation_id == last[0] and not r.die:
+            sys.stdin.readline()
         got = await r.write(lambda tx: attempts.claim_for_submission(tx, r.name, tx.now + 60_000, 2), n=-1)
         for submission in got:
             r.say(submitted=submission.operation_id)
