@@ -88,7 +88,8 @@ def _marked() -> Iterator[Any]:
     for cell in cells():
         first = cell.row not in seen
         seen.add(cell.row)
-        yield pytest.param(cell, id=f"{cell.kind}-{cell.boundary}", marks=[] if first else [pytest.mark.soak])
+        marks = [pytest.mark.xdist_group(f"kill-{cell.kind}"), *([] if first else [pytest.mark.soak])]
+        yield pytest.param(cell, id=f"{cell.kind}-{cell.boundary}", marks=marks)
 
 
 @pytest.fixture

@@ -27,7 +27,12 @@ from flows.domain.server import Server
 from tests.support.bot import Player
 from tests.support.kills import ScratchStack, interrupted, order, ordered_about, over, playbooks_left
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.skipif(os.geteuid() != 0, reason="not root: no containers")]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("stacks"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="not root: no containers"),
+]
 
 #: Seconds after ``/ready`` within which a player must be able to join.
 JOIN_S = 10.0
