@@ -7,22 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import servers
+from tests.support import servers, spread
 
 _SERVER = pytest.StashKey[servers.DatabaseServer]()
-#: Files that take longer than a minute, longest first: what begins last should be short. All else keeps its order behind them.
-LONG = (
-    "tests/lab/test_house.py",
-    "tests/e2e/test_kills.py",
-    "tests/e2e/test_engine.py",
-    "tests/integration/test_kill_matrix.py",
-    "tests/lab/test_inventories.py",
-    "tests/lab/test_agent_role.py",
-    "tests/lab/test_roles.py",
-    "tests/integration/test_provisioning_faults.py",
-    "tests/lab/test_agent.py",
-    "tests/integration/test_databases_races.py",
-)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,18 +18,13 @@ def pytest_runtest_setup() -> None:
     os.set_blocking(0, True)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, and for ``--dist loadgroup`` each file on one worker, since its fixtures are the module's, unless it says otherwise."""
-    rank = {name: n for n, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(_file(item), len(rank)))
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_file(item)))
+    spread.longest_first(items)
 
 
-def _file(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return spread.scheduler(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,7 +22,7 @@ from flows.domain.operation import engine_key
 from flows.state import control
 from tests.support.kills import WAYS, ScratchStack, interrupted, order, ordered_about, over
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(400), pytest.mark.xdist_group("stacks")]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
 
 POINTS = ("create_container", "start_container", "trust", "deploy_agent", "prepare_workload", "start_workload")
 #: Steps take as long as it needs to hit them.

@@ -88,8 +88,7 @@ def _marked() -> Iterator[Any]:
     for cell in cells():
         first = cell.row not in seen
         seen.add(cell.row)
-        marks = [pytest.mark.xdist_group(f"kill-{cell.kind}"), *([] if first else [pytest.mark.soak])]
-        yield pytest.param(cell, id=f"{cell.kind}-{cell.boundary}", marks=marks)
+        yield pytest.param(cell, id=f"{cell.kind}-{cell.boundary}", marks=[] if first else [pytest.mark.soak])
 
 
 @pytest.fixture
