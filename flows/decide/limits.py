@@ -20,9 +20,14 @@ ORDER: Mapping[Action, int] = {
             Action.DEREGISTER_PROXY,
             Action.WITHDRAW_DNS,
             Action.SUSPEND_WORKLOAD,
+            Action.RESTART_AGENT,
+            Action.START_WORKLOAD,
+            Action.RESTART_WORKLOAD,
             Action.PUBLISH_DNS,
             Action.REGISTER_PROXY,
             Action.REHYDRATE_PROXY,
+            Action.RESTORE_BACKUP,
+            Action.DESTROY_CONTAINER,
         )
     )
 }
