@@ -52,6 +52,14 @@ class Action(StrEnum):
     DESTROY_CONTAINER = "destroy_container"  # container_orphaned
 
 
+#: Level of each check's repairs; 0: none, it only reports. A finding that automation cannot mend may stand below it.
+LEVELS: Mapping[Check, int] = {
+    **dict.fromkeys(Check, 1),
+    **dict.fromkeys((Check.QUEUE_STALLED, Check.BACKUP_MISSED, Check.LEASE_ABANDONED), 0),
+    **dict.fromkeys((Check.HOST_DOWN, Check.SOURCE_UNKNOWN, Check.DUPLICATE_VMID), 0),
+    **dict.fromkeys((Check.AGENT_OFFLINE, Check.WORKLOAD_STOPPED, Check.WORKLOAD_ERROR), 2),
+    **dict.fromkeys((Check.CONTAINER_MISSING, Check.CONTAINER_ORPHANED), 3),
+}
 #: Withdrawals neither count against a breaker nor are blocked by one; 12 an hour per server at most.
 WITHDRAWALS = frozenset({Action.DEREGISTER_PROXY, Action.WITHDRAW_DNS})
 #: Counted by the operation's own attempts, never by a server's breaker.
