@@ -188,7 +188,7 @@ def test_before_a_level_is_raised_its_evidence_is_shown(zlh: Callable[..., Said]
 
     async def history(tx: Tx) -> None:
         row = {
-            "check": "agent_offline",
+            "check": "workload_stopped",
             "summary": "",
             "remedy": "",
             "reason": "level_disabled",
