@@ -65,11 +65,14 @@ def distrusted(snapshot: Snapshot, server_id: str) -> str:
 
 
 def container_stopped(snapshot: Snapshot, server_id: str) -> bool:
-    """Proof, by Proxmox, that nothing can be running there. An unknown Proxmox, a doubted VMID or a missing container proves nothing."""
+    """Proof, by Proxmox, that nothing can be running there: stopped, or proven absent. An unknown Proxmox, a doubted VMID or a container that
+    is merely not listed proves nothing."""
     server = snapshot.fleet.servers.get(server_id)
     if server is None or not isinstance(snapshot.proxmox, Known):
         return False
     view = snapshot.proxmox.value
+    if server.vmid in view.absent:
+        return True
     container = view.containers.get(server.vmid)
     return container is not None and container.status == "stopped" and not container.template and server.vmid not in view.duplicate_vmids
 
@@ -121,7 +124,7 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
             unready=(before.unready if before else 0) + 1,
             provisioning_complete=before.provisioning_complete if before else None,
             last_crash=before.last_crash if before else None,
-            reason=f"{STOPPED_BY}{who}"[:_REASON_LENGTH] if (who := stopped_by(snapshot, server_id)) else "its container is stopped",
+            reason=_down(snapshot, server_id),
         )
     if answer is None or unasked(answer):
         return before
@@ -136,6 +139,20 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
         last_crash=before.last_crash if before else None,
         reason=answer.reason[:_REASON_LENGTH],
     )
+
+
+def container_gone(snapshot: Snapshot, server_id: str) -> bool:
+    """Whether the container is proven absent."""
+    server = snapshot.fleet.servers.get(server_id)
+    return server is not None and isinstance(snapshot.proxmox, Known) and server.vmid in snapshot.proxmox.value.absent
+
+
+def _down(snapshot: Snapshot, server_id: str) -> str:
+    """Why nothing runs there, in words that the next sweep understands."""
+    if container_gone(snapshot, server_id):
+        return "its container is gone"
+    who = stopped_by(snapshot, server_id)
+    return f"{STOPPED_BY}{who}"[:_REASON_LENGTH] if who else "its container is stopped"
 
 
 def told_by(snapshot: Snapshot, server_id: str) -> frozenset[str]:

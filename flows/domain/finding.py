@@ -64,6 +64,8 @@ LEVELS: Mapping[Check, int] = {
 WITHDRAWALS = frozenset({Action.DEREGISTER_PROXY, Action.WITHDRAW_DNS})
 #: Counted by the operation's own attempts, never by a server's breaker.
 OPERATION_ACTIONS = frozenset({Action.REVOKE_AND_RESUBMIT, Action.SUBMIT_ATTEMPT, Action.NEXT_ATTEMPT, Action.FAIL_STUCK, Action.UNDO_AGAIN})
+#: Last longer than a sweep may: each becomes an operation, and is under way until that ends.
+BECOME_OPERATIONS = frozenset({Action.RESTART_AGENT, Action.START_WORKLOAD, Action.RESTART_WORKLOAD})
 #: Need a person's approval each time, whatever the level.
 REVIEWED = frozenset({Action.RESTART_WORKLOAD, Action.RESTORE_BACKUP, Action.DESTROY_CONTAINER})
 #: What cannot be approved yet, and why.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flows.decide.sightings import container_running, container_stopped, held_by_tag, observation_of, stopped_by
+from flows.decide.sightings import container_gone, container_running, container_stopped, held_by_tag, observation_of, stopped_by
 from flows.decide.wanted import suspended
 from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action, Check, Finding, Policy
@@ -58,6 +58,8 @@ def by_a_person(snapshot: Snapshot, policy: Policy, server: Server) -> str:
 
 
 def _stopped(snapshot: Snapshot, server: Server) -> str:
+    if container_gone(snapshot, server.id):
+        return ""  # container_missing's
     if container_stopped(snapshot, server.id):
         return "container"
     answer = snapshot.agents.get(server.id)
