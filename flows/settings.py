@@ -281,6 +281,7 @@ class PolicySettings(Group):
     concurrent_per_host: int = Field(2, ge=1, description="Repairs of one sweep per host")
     max_attempts: int = Field(3, ge=1, description="Claimed attempts per operation before it is compensated")
     source_critical_sweeps: int = Field(3, ge=2, description="Sweeps without a source's answer before a person is woken")
+    review_s: float = Field(86_400.0, ge=60, description="Seconds for which a plan that was asked, and its approval, is good")
     watch_backups: bool = Field(False, description="Report servers without a fresh backup; this version makes none, so only where you record them")
 
 

@@ -8,7 +8,7 @@ from flows.act.context import Context
 from flows.act.steps.create import Found, find
 from flows.act.steps.final import OUTLASTS_A_CLONE_S, release
 from flows.domain.event import Event, EventKind
-from flows.domain.operation import OperationKind, OperationState
+from flows.domain.operation import OperationKind, OperationState, Queue
 from flows.errors import AutomationError, Busy, Conflict, Unproven
 from flows.state import attempts, leases, operations, outbox, servers, vmids
 from flows.state.database import Tx
@@ -103,7 +103,8 @@ async def try_again_or_fail(ctx: Context, error: AutomationError) -> str:
 
     async def end(tx: Tx) -> str:
         await _end(ctx, tx, OperationState.FAILED.value)
-        if ctx.operation.claimed < ctx.deps.settings.policy.max_attempts and tx.now < ctx.operation.deadline_at:
+        again = ctx.operation.queue is not Queue.REPAIRS  # a repair is tried again by the sweep, which counts
+        if again and ctx.operation.claimed < ctx.deps.settings.policy.max_attempts and tx.now < ctx.operation.deadline_at:
             await attempts.next_attempt(tx, ctx.operation.id)
             return "retrying"
         await operations.set_state(tx, ctx.operation.id, OperationState.FAILED, error=as_json(error))
@@ -134,6 +135,8 @@ async def _end(ctx: Context, tx: Tx, outcome: str) -> None:
 
 
 async def _alert(ctx: Context, tx: Tx, kind: EventKind, what: str, done: str) -> None:
+    if ctx.operation.queue is Queue.REPAIRS:
+        return  # the repair's own outcome is told by the sweep, and its breaker when it opens
     error = ctx.operation.error or {}
     event = Event(
         kind,

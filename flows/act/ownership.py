@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from flows.domain.server import Server
-from flows.domain.sources import ContainerConfig
-
-TAG = "zlh"
+from flows.domain.sources import OUR_TAG, ContainerConfig
 
 
 def operation_mark(operation_id: str) -> str:
@@ -19,7 +17,7 @@ def server_tag(server_id: str) -> str:
 
 def tags(server: Server, operation_id: str) -> frozenset[str]:
     """Tags of a configured container. Inventory groups are made from them."""
-    return frozenset({TAG, server.ctype.value, server_tag(server.id), operation_mark(operation_id)})
+    return frozenset({OUR_TAG, server.ctype.value, server_tag(server.id), operation_mark(operation_id)})
 
 
 def made_by(config: ContainerConfig, operation_id: str) -> bool:

@@ -19,6 +19,7 @@ def policy_of(settings: Settings) -> Policy:
         unsubmitted_ms=int(timing.unsubmitted_s * 1000),
         stuck_ms=int(timing.stuck_s * 1000),
         source_critical_sweeps=policy.source_critical_sweeps,
+        review_ms=int(policy.review_s * 1000),
         player_address=settings.proxy.player_address,
         player_port=settings.proxy.player_port,
         game_domain=settings.dns.zone,

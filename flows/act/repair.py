@@ -16,16 +16,17 @@ import structlog
 from flows.act.deps import Deps
 from flows.act.heartbeat import Heartbeat
 from flows.act.repairs import operations as operation_repairs
-from flows.act.repairs import submission
+from flows.act.repairs import ordering, submission
 from flows.act.repairs.base import RepairContext, RepairHandler
 from flows.act.repairs.registry import HANDLERS
 from flows.decide import breakers
+from flows.decide.reviews import hash_of, plan_of
 from flows.domain.event import Event, EventKind
-from flows.domain.finding import OPERATION_ACTIONS, Action, BrakeScope, Finding, Outcome, Repair, RepairRow
+from flows.domain.finding import OPERATION_ACTIONS, REVIEWED, Action, BrakeScope, Finding, Outcome, Repair, RepairRow
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import engine_key
-from flows.errors import AmbiguousEffect, AutomationError, Busy, DeadlineExceeded, Fenced, Temporary
-from flows.state import brakes, control, epochs, leases, outbox, repairs, servers
+from flows.errors import AmbiguousEffect, AutomationError, Busy, Conflict, DeadlineExceeded, Fenced, Temporary
+from flows.state import brakes, control, epochs, leases, orders, outbox, repairs, reviews, servers
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,8 @@ async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Ou
             return await _submission(deps, repair, epoch, left_s)
         if repair.action in OPERATION_ACTIONS:
             return await _operation(deps, repair, epoch, left_s)
+        if repair.action in ordering.KINDS:
+            return await _ordered(deps, repair, epoch, left_s)
         return await _leased(deps, repair, epoch, left_s)
     except AutomationError as error:
         log.warning("not repaired", finding=repair.finding.key, error=str(error))
@@ -132,7 +135,7 @@ async def _failed(deps: Deps, repair: Repair, epoch: int, error: AutomationError
         async with deps.database.write(epoch=epoch) as tx:
             repair_id = await repairs.intent(tx, repair, epoch, counted=breakers.counts(repair.action))
             await repairs.outcome(tx, repair_id, Outcome.FAILED, str(error)[:1000])
-            await _announce(deps, tx, repair, repair_id, Outcome.FAILED, str(error))
+            await _announce(deps, tx, _Told.of(repair), repair_id, Outcome.FAILED, str(error))
     except Fenced:
         raise
     except AutomationError as unwritten:
@@ -146,7 +149,7 @@ async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> 
     if left_s < submission.LIMIT_S:
         return None
     async with deps.database.write(epoch=epoch) as tx:
-        if await _paused(tx, repair.finding):
+        if await _stopped_since(tx, repair.finding):
             return None
         repair_id = await repairs.intent(tx, repair, epoch)
     await deps.boundary(f"repair:{repair.action}:intent")
@@ -168,19 +171,51 @@ async def _operation(deps: Deps, repair: Repair, epoch: int, left_s: float) -> O
     if left_s < END_RUN_S:
         return None
     async with deps.database.write(epoch=epoch) as tx:
-        if await _paused(tx, repair.finding):
+        if await _stopped_since(tx, repair.finding):
             return None
         repair_id = await repairs.intent(tx, repair, epoch, operation_id=repair.finding.operation_id)
         done = await operation_repairs.order(deps, tx, repair.finding, repair.action)
         outcome = Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
         await repairs.outcome(tx, repair_id, outcome, "")
-        await _announce(deps, tx, repair, repair_id, outcome, "")
+        await _announce(deps, tx, _Told.of(repair), repair_id, outcome, "")
         generation = await control.generation(tx)
     await deps.boundary(f"repair:{repair.action}:effect")
     attempt = repair.finding.evidence.get("attempt")
     if outcome is Outcome.REPAIRED and repair.action in _ENDS_RUN and isinstance(attempt, int) and repair.finding.operation_id is not None:
         await _end_run(deps, engine_key(generation, repair.finding.operation_id, attempt))
     return outcome
+
+
+async def _ordered(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+    """Intent and operation in one transaction; the intent stays open until the operation has ended. It takes no lease: the run does."""
+    if left_s < ordering.LIMIT_S:
+        return None
+    finding = repair.finding
+    assert finding.server_id is not None
+    try:
+        async with asyncio.timeout(ordering.LIMIT_S):
+            drifted = await ordering.drifted(deps, finding)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"look at {finding.subject}", why=f"not finished in {ordering.LIMIT_S:g} s") from error
+    try:
+        async with deps.database.write(epoch=epoch) as tx:
+            if await _stopped_since(tx, finding) or not await _approved(tx, repair):
+                return None
+            if not drifted:
+                repair_id = await repairs.intent(tx, repair, epoch)
+                await repairs.outcome(tx, repair_id, Outcome.ALREADY_HEALED)
+                await _announce(deps, tx, _Told.of(repair), repair_id, Outcome.ALREADY_HEALED, "")
+                return Outcome.ALREADY_HEALED
+            limit_ms = int(deps.settings.timing.operation_s * 1000)
+            operation = await orders.repair(tx, finding.server_id, ordering.KINDS[repair.action], deadline_ms=limit_ms)
+            await repairs.intent(tx, repair, epoch, operation_id=operation.id)
+    except Fenced:
+        raise
+    except (Busy, Conflict) as error:
+        log.info("not repaired now", finding=finding.key, why=str(error))
+        return None
+    await deps.boundary(f"repair:{repair.action}:intent")
+    return Outcome.ORDERED
 
 
 async def _end_run(deps: Deps, key: str) -> None:
@@ -195,17 +230,26 @@ async def _end_run(deps: Deps, key: str) -> None:
         log.warning("the engine could not be told", key=key, error=str(error))
 
 
-async def _paused(tx: Tx, finding: Finding) -> bool:
-    """Whether a person has stopped automation here since the plan was made."""
+async def _stopped_since(tx: Tx, finding: Finding) -> bool:
+    """Whether a person has stopped automation here, or lowered its level, since the plan was made."""
+    if finding.level > await control.repair_level(tx):
+        return True
     held = {BrakeScope.ALL: "", BrakeScope.HOST: finding.host, BrakeScope.SERVER: finding.server_id}
     return any(held[brake.scope] == brake.target for brake in await brakes.active(tx))
+
+
+async def _approved(tx: Tx, repair: Repair) -> bool:
+    """Uses up the approval that the repair needs, if it needs one; False: it is gone since the plan was made."""
+    if repair.action not in REVIEWED:
+        return True
+    return repair.review_id is not None and await reviews.carry_out(tx, repair.review_id, hash_of(plan_of(repair.finding)))
 
 
 async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] | None:
     subject = repair.finding.server_id or repair.finding.subject
     try:
         async with deps.database.write(epoch=epoch) as tx:
-            if await _paused(tx, repair.finding):
+            if await _stopped_since(tx, repair.finding) or not await _approved(tx, repair):
                 return None
             lease = await leases.take(
                 tx, subject, LeaseKind.REPAIR, deps.holder, int(deps.settings.timing.lease_s * 1000), reason=repair.finding.key[:200]
@@ -225,7 +269,7 @@ async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease | No
                 await leases.check(tx, lease.subject, lease.token)
                 await leases.release(tx, lease.subject, lease.token)
             await repairs.outcome(tx, repair_id, outcome, detail[:1000])
-            await _announce(deps, tx, repair, repair_id, outcome, detail)
+            await _announce(deps, tx, _Told.of(repair), repair_id, outcome, detail)
     except Fenced as error:
         async with deps.database.write() as tx:
             await repairs.outcome(tx, repair_id, Outcome.FENCED, detail[:1000] or str(error)[:1000])
@@ -237,16 +281,31 @@ async def _outcome(deps: Deps, repair: Repair, repair_id: str, lease: Lease | No
     return outcome
 
 
-async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome: Outcome, detail: str) -> None:
-    finding = repair.finding
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a message about a repair says of it."""
+
+    action: Action
+    level: int
+    summary: str
+    where: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, repair: Repair) -> _Told:
+        finding = repair.finding
+        return cls(repair.action, finding.level, finding.summary, finding.where or finding.subject, finding.remedy)
+
+
+async def _announce(deps: Deps, tx: Tx, told: _Told, repair_id: str, outcome: Outcome, detail: str) -> None:
     events = [
         Event(
             EventKind.CONTROLLER_ACTION,
             key=f"action/{repair_id}",
-            what=f"{repair.action}: {outcome}",
-            where=finding.where or finding.subject,
-            done=finding.summary + (f" ({detail[:300]})" if detail else ""),
-            level=finding.level,
+            what=f"{told.action}: {outcome}",
+            where=told.where,
+            done=told.summary + (f" ({detail[:300]})" if detail else ""),
+            level=told.level,
         )
     ]
     if outcome is Outcome.REPAIRED:
@@ -254,16 +313,16 @@ async def _announce(deps: Deps, tx: Tx, repair: Repair, repair_id: str, outcome:
             Event(
                 EventKind.REPAIR_SUCCEEDED,
                 key=f"repair/{repair_id}",
-                what=f"repaired: {finding.summary}",
-                where=finding.where or finding.subject,
-                done=f"{repair.action}, proven by reading it again",
+                what=f"repaired: {told.summary}",
+                where=told.where,
+                done=f"{told.action}, proven by reading it again",
                 next="nothing to do",
                 command=f"zlh repairs show {repair_id}",
-                level=finding.level,
+                level=told.level,
             )
         )
     if outcome in (Outcome.FAILED, Outcome.UNVERIFIED):
-        events += await _breaker(deps, tx, repair_id, finding.summary, finding.where or finding.subject, detail, finding.remedy)
+        events += await _breaker(deps, tx, repair_id, told.summary, told.where, detail, told.remedy)
     for event in events:
         await outbox.put(tx, event, deps.route(event, tx.now))
 
@@ -287,18 +346,10 @@ async def _breaker(deps: Deps, tx: Tx, repair_id: str, summary: str, where: str,
     ]
 
 
-async def announce_abandoned(deps: Deps, tx: Tx, row: RepairRow) -> None:
-    """A repair without an outcome, because its actor died or its effect might still have arrived, was closed as unverified by a later sweep:
-    it counts, and may be the one that opens the breaker."""
+async def announce_late(deps: Deps, tx: Tx, row: RepairRow, outcome: Outcome, detail: str) -> None:
+    """A repair whose outcome a later sweep wrote: its operation has ended; or its actor died, or its effect might still have arrived, and it
+    was closed as unverified. It counts, and may be the one that opens the breaker."""
     server = await servers.get(tx, row.server_id) if row.server_id else None
     where = f"{server.name} on {server.node}" if server is not None else row.subject
-    action = Event(
-        EventKind.CONTROLLER_ACTION,
-        key=f"action/{row.id}",
-        what=f"{row.action}: {Outcome.UNVERIFIED}",
-        where=where,
-        done="nobody could tell how it ended",
-        level=row.level,
-    )
-    for event in (action, *await _breaker(deps, tx, row.id, f"{row.check} of {where}", where, "nobody could tell how it ended", "")):
-        await outbox.put(tx, event, deps.route(event, tx.now))
+    told = _Told(row.action, row.level, f"{row.check} of {where}", where)
+    await _announce(deps, tx, told, row.id, outcome, detail)

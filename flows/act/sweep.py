@@ -28,7 +28,7 @@ from flows.domain.ports import Gate
 from flows.domain.snapshot import Snapshot
 from flows.errors import AutomationError, Fenced, Temporary
 from flows.observe.gather import Readers, gather
-from flows.state import brakes, episodes, epochs, observations, outbox, repairs, sources, sweeps
+from flows.state import brakes, episodes, epochs, observations, outbox, repairs, reviews, sources, sweeps
 from flows.state.database import Tx
 
 log = structlog.get_logger(__name__)
@@ -125,8 +125,10 @@ class _Sweep:
         deps = self.deps
         async with deps.database.write(epoch=self.epoch) as tx:
             await sweeps.start(tx, self.epoch, deps.holder)
+            for row, outcome in await repairs.settle(tx):
+                await repairing.announce_late(deps, tx, row, outcome, row.detail)
             for row in await repairs.close_abandoned(tx):
-                await repairing.announce_abandoned(deps, tx, row)
+                await repairing.announce_late(deps, tx, row, Outcome.UNVERIFIED, "nobody could tell how it ended")
             await self._brakes(tx)
         snapshot = await observe(deps, self.epoch)
         plan = deciding.decide(snapshot, policy_of(deps.settings))
@@ -162,6 +164,8 @@ class _Sweep:
         async with self.deps.database.write(epoch=self.epoch) as tx:
             await observations.upsert(tx, next_observations(snapshot))
             await sources.upsert(tx, next_sources(snapshot), next_sightings(snapshot, policy))
+            await reviews.withdraw(tx, plan.withdrawn)
+            await reviews.request(tx, plan.asked)
             await episodes.apply(tx, plan.changes, seen={finding.key for finding in plan.findings})
             for event in announce.events(plan, snapshot.now):
                 await outbox.put(tx, event, self.deps.route(event, tx.now))

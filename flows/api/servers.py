@@ -92,6 +92,12 @@ async def deploy_agent(server_id: uuid.UUID, caller: Admin, request: Request) ->
     return await _control(request, server_id, caller, OperationKind.DEPLOY_AGENT)
 
 
+@router.post("/api/servers/{server_id:uuid}/restart-agent", status_code=202)
+async def restart_agent(server_id: uuid.UUID, caller: Admin, request: Request) -> JSONResponse:
+    """The agent's service, through the node; the workload goes on. Operators alone."""
+    return await _control(request, server_id, caller, OperationKind.RESTART_AGENT)
+
+
 @router.delete("/api/servers/{server_id:uuid}", status_code=202)
 async def delete(server_id: uuid.UUID, caller: CallerOf, request: Request) -> JSONResponse:
     deps: ApiDeps = request.app.state.deps

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from flows import bootstrap
-from flows.cli import output, session
+from flows.cli import evidence, output, session
 from flows.cli.listings import complete_host, complete_server, one
 from flows.cli.nouns import BY_NAME
 from flows.cli.orders import Server as ServerName
@@ -20,10 +19,7 @@ from flows.domain.lease import Lease, LeaseKind
 from flows.errors import BadInput, Busy, Conflict
 from flows.state import audit, brakes, control, leases, maintenance, outbox
 from flows.state.database import Tx
-from flows.state.quick import Query
 
-#: How far back the evidence for a level goes, ms: 30 days.
-EVIDENCE_MS = 30 * 86_400_000
 Server = Annotated[str | None, typer.Option("--server", help="only this server", autocompletion=complete_server)]
 Host = Annotated[str | None, typer.Option("--host", help="only this host", autocompletion=complete_host)]
 All = Annotated[bool, typer.Option("--all", help="everything")]
@@ -118,33 +114,15 @@ def level_show(ctx: typer.Context, json: output.Json = False) -> None:
 
 
 def level_set(level: Annotated[int, typer.Argument(min=0, max=3)], yes: output.Yes = False, json: output.Json = False) -> None:
-    """Set it. Lower it at any time; raise it when you trust what the next level does: its repairs of the last 30 days are shown first."""
+    """Set it. Lower it at any time; raise it when you trust what it adds: what that would have done in the last 30 days is shown first."""
+    facts = evidence.of(session.read(control.repair_level), level)
     if not json:
-        for line in evidence(level):
+        for line in evidence.lines(facts):
             output.remark(line)
     output.confirm(f"repair up to level {level}?", yes)
     who = session.actor()
     session.write(lambda tx: control.set_repair_level(tx, level, who))
-    output.data({"level": level}) if json else output.text(f"levels 0–{level}")
-
-
-def evidence(level: int) -> Iterator[str]:
-    """What was repaired on the levels that would be added, by check and outcome, in the last 30 days."""
-    present = session.read(control.repair_level)
-    if level <= present:
-        return
-    rows, _ = session.rows(
-        lambda now: Query(
-            """SELECT r.level, r."check", r.outcome, COUNT(*) AS n FROM repairs r
-               WHERE r.level > :present AND r.level <= :level AND r.intent_at > :since
-               GROUP BY r.level, r."check", r.outcome ORDER BY r.level, r."check", r.outcome""",
-            {"present": present, "level": level, "since": now - EVIDENCE_MS},
-        )
-    )
-    for added in range(present + 1, level + 1):
-        found = [row for row in rows if row["level"] == added]
-        said = ", ".join(f"{row['check']} {row['outcome'] or 'under way'} {row['n']}" for row in found)
-        yield f"level {added}, last 30 days: {said or 'no repairs, so nothing is known of it here'}"
+    output.data({"level": level, "evidence": facts}) if json else output.text(f"levels 0–{level}")
 
 
 def on(

@@ -12,14 +12,8 @@ from flows.errors import Conflict
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("restart-agent")(restart_agent)
     app.command()(backup)
     app.command()(restore)
-
-
-def restart_agent(server: Server, json: output.Json = False) -> None:
-    """How to restart an agent by hand. This version has no repair of level 2."""
-    _refuse(server, json, "restart the agent", "pct exec {vmid} -- systemctl restart zlh-agent")
 
 
 def backup(server: Server, json: output.Json = False) -> None:

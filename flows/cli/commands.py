@@ -42,7 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "stop": ("Stop a server until a person starts it.", ("orders",)),
         "restart": ("Restart a server.", ("orders",)),
         "deploy-agent": ("Deploy the pinned release of the agent.", ("orders",)),
-        "restart-agent": ("How to restart an agent by hand.", ("byhand",)),
+        "restart-agent": ("Restart the agent's service.", ("orders",)),
         "backup": ("How to copy a server by hand.", ("byhand",)),
         "restore": ("How to restore a server by hand.", ("byhand",)),
         "customers": ("Who owns servers.", ("listings", "people")),
@@ -54,6 +54,8 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
         "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
         "agents": ("The agents in the containers.", ("agents",)),
+        "approve": ("Say yes to a plan that waits for a person.", ("reviews",)),
+        "reject": ("Say no to one.", ("reviews",)),
         "repair-level": ("Up to which level automation repairs.", ("brakes",)),
     },
     "Set up": {

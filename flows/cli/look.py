@@ -19,7 +19,7 @@ from flows.cli.orders import Server as ServerName
 from flows.errors import NotFound, Unreachable
 
 if TYPE_CHECKING:
-    from flows.decide.explain import Explanation
+    from flows.decide.explain import CheckVerdict, Explanation
 
 #: Seconds between two looks of ``zlh status --watch``.
 WATCH_S = 2.0
@@ -100,7 +100,7 @@ def explained(said: Explanation, utc: bool) -> Iterator[str]:
     s = said.server
     yield f"{s.name}  ct {s.vmid} on {s.node}  {s.address}  desired {s.desired}"
     for line in said.lines:
-        remarks = [f"{v.check}{'' if v.state == 'found' else f': {v.state}, {v.detail}'}" for v in line.verdicts if v.state != "ok"]
+        remarks = [remark(verdict) for verdict in line.verdicts if verdict.state != "ok"] or (["ok"] if line.verdicts else [])
         yield f"  {line.source:<9}{line.says:<63} {'← ' + '; '.join(remarks) if remarks else ''}".rstrip()
     for title, words in (("would", said.would), ("does not", said.does_not), ("next", said.next), ("by hand", said.commands)):
         for word in words:
@@ -109,6 +109,13 @@ def explained(said: Explanation, utc: bool) -> Iterator[str]:
         yield f"{'at':<9}  {output.moment(at, utc)} ({check})"
     if not said.would:
         yield "nothing to do"
+
+
+def remark(verdict: CheckVerdict) -> str:
+    """A check's verdict beside what its source says."""
+    if verdict.finding is None:
+        return f"{verdict.check}: {verdict.state}, {verdict.detail}"
+    return f"{verdict.check}, {'confirmed' if verdict.finding.confirmed else 'not confirmed yet'}"
 
 
 def reconcile(

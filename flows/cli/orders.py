@@ -47,6 +47,7 @@ def add_to(app: typer.Typer) -> None:
     for command in (create, delete, start, stop, restart):
         app.command()(command)
     app.command("deploy-agent")(deploy_agent)
+    app.command("restart-agent")(restart_agent)
     if any(g.name == "operations" for g in app.registered_groups):
         group = group_of(app, "operations")
         group.command()(follow)
@@ -108,6 +109,11 @@ def restart(server: Server, wait: Wait = True, json: output.Json = False) -> Non
 def deploy_agent(server: Server, wait: Wait = True, json: output.Json = False) -> None:
     """Deploy the pinned release of the agent, with the server's present token and certificate; its workload goes on."""
     _order("POST", f"/api/servers/{_server(server)['id']}/deploy-agent", wait, json)
+
+
+def restart_agent(server: Server, wait: Wait = True, json: output.Json = False) -> None:
+    """Restart the agent's service through its node; the workload goes on."""
+    _order("POST", f"/api/servers/{_server(server)['id']}/restart-agent", wait, json)
 
 
 def follow(operation: OperationId, json: output.Json = False) -> None:

@@ -27,8 +27,8 @@ from flows.domain.server import Server
 from flows.errors import AmbiguousEffect, BadInput, Busy, DeadlineExceeded, MisconfiguredSetting, TaskFailed
 from flows.settings import AnsibleSettings
 
-#: Playbooks that reach the container through its node, before it trusts us.
-THROUGH_NODE = frozenset({"bootstrap.yml"})
+#: Playbooks that reach the container through its node: before it trusts us, or when something in it is wrong.
+THROUGH_NODE = frozenset({"bootstrap.yml", "restart_agent.yml"})
 #: Longest line of the supervisor that is read, bytes.
 MAX_LINE = 4_194_304
 #: Seconds that a supervisor may take to end a tree before it is ended itself.

@@ -18,7 +18,6 @@ _OWN: Mapping[Check, tuple[tuple[int, EventKind], ...]] = {
     Check.LEASE_ABANDONED: ((1, EventKind.LEASE_ABANDONED),),
 }
 _OF: Mapping[Transition, EventKind] = {
-    Transition.ESCALATED: EventKind.EPISODE_ESCALATED,
     Transition.RECALLED: EventKind.EPISODE_RECALLED,
     Transition.CLOSED: EventKind.EPISODE_OVER,
 }
@@ -40,7 +39,9 @@ def _event(change: EpisodeChange, now: int) -> Event:
     check = Check(change.key.partition("/")[0])
     severity = change.finding.severity if change.finding else change.episode.severity if change.episode else 1
     summary = change.finding.summary if change.finding else change.episode.summary if change.episode else change.key
-    announced = own_kind(check, severity) if check in OWN_ROUTE else EventKind.EPISODE_ESCALATED
+    reason = change.episode.reason if change.transition is Transition.CLOSED and change.episode else change.reason
+    asked = EventKind.REVIEW_REQUESTED if reason == Reason.AWAITING_REVIEW else EventKind.EPISODE_ESCALATED
+    announced = own_kind(check, severity) if check in OWN_ROUTE else asked
     kind = _OF.get(change.transition, announced)
     if check in OWN_ROUTE and change.transition is not Transition.CLOSED and change.transition is not Transition.RECALLED:
         kind = announced

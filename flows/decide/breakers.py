@@ -32,19 +32,19 @@ class Breakers:
         self._unacknowledged = fleet.unacknowledged
         self._counted: dict[str, list[RepairRow]] = {}
         for row in fleet.repairs:
-            if row.counted and row.server_id is not None and row.intent_at > now - policy.breaker_window_ms:
-                self._counted.setdefault(row.server_id, []).append(row)
+            if row.counted and row.intent_at > now - policy.breaker_window_ms:
+                self._counted.setdefault(row.server_id or row.subject, []).append(row)
         self._bulk = Counter(r.subject for r in fleet.repairs if r.action in BULK and r.intent_at > now - _HOUR_MS)
         withdrawn = [r for r in fleet.repairs if r.action in WITHDRAWALS and r.intent_at > now - _HOUR_MS]
         self._withdrawals = Counter(key for r in withdrawn for key in (r.server_id, r.subject) if key is not None)
         self._failed = Counter((r.check, r.subject) for r in withdrawn if r.outcome in _FAILURES)
 
-    def attempts(self, server_id: str) -> int:
-        """Counted attempts of the rolling window."""
-        return len(self._counted.get(server_id, ()))
+    def attempts(self, owner: str) -> int:
+        """Counted attempts of the rolling window. ``owner``: a server's id, or the subject where there is no server."""
+        return len(self._counted.get(owner, ()))
 
-    def is_open(self, server_id: str) -> bool:
-        return self.attempts(server_id) >= self._policy.breaker_attempts or server_id in self._unacknowledged
+    def is_open(self, owner: str) -> bool:
+        return self.attempts(owner) >= self._policy.breaker_attempts or owner in self._unacknowledged
 
     def blocks(self, finding: Finding) -> str:
         """Why a breaker forbids the finding's repair, in words; empty if none does."""
@@ -54,11 +54,12 @@ class Breakers:
         if action in BULK:
             done = self._bulk[finding.subject]
             return f"{done} bulk repairs within the hour" if done >= self._policy.bulk_per_hour else ""
-        if finding.server_id is None or not self.is_open(finding.server_id):
+        owner = finding.server_id or finding.subject
+        if not self.is_open(owner):
             return ""
-        if finding.server_id in self._unacknowledged:
+        if owner in self._unacknowledged:
             return "until an admin acknowledges the last destructive candidate"
-        return f"{self.attempts(finding.server_id)} attempts within the hour"
+        return f"{self.attempts(owner)} attempts within the hour"
 
     def exhausted_withdrawals(self, finding: Finding) -> bool:
         if finding.action not in WITHDRAWALS:
@@ -73,7 +74,7 @@ class Breakers:
     def announced(self, finding: Finding, episode_id: str | None) -> bool:
         """Whether the failure that opened the server's breaker was this very episode's, and so raised its alert. A breaker that another
         drift of the server opened told nobody of this one."""
-        rows = self._counted.get(finding.server_id or "", [])
+        rows = self._counted.get(finding.server_id or finding.subject, [])
         if episode_id is None or sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
             return False
         last = max(rows, key=lambda r: (r.intent_at, r.id))

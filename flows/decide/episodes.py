@@ -31,12 +31,13 @@ _ESCALATES = frozenset(r.value for r in ESCALATES)
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a finding: ``reason`` is ``repairing`` or a :class:`Reason`. ``told``: somebody has announced it already. ``failing``:
-    its repair goes on and keeps failing, and no breaker will tell of it."""
+    its repair goes on and keeps failing, and no breaker will tell of it. ``asked``: people are asked to approve a plan that is new to them."""
 
     finding: Finding
     reason: str
     told: bool = False
     failing: bool = False
+    asked: bool = False
 
 
 def changes(
@@ -72,9 +73,12 @@ def _lasting(verdict: Verdict, episode: EpisodeRow, now: int, policy: Policy) ->
     elif finding.check in OWN_ROUTE:
         if finding.severity > episode.severity:
             return _change(Transition.CHANGED, verdict, episode, announce=True)
+    elif verdict.asked:
+        return _change(Transition.CHANGED, verdict, episode, announce=True)
     elif _needs_a_person(verdict) and now - max(episode.escalated_at, episode.recalled_at or 0) >= policy.recall_ms:
         return _change(Transition.RECALLED, verdict, episode, announce=True)
-    if verdict.reason != episode.reason or finding.severity != episode.severity:
+    renewed = verdict.reason == Reason.AWAITING_REVIEW and finding.remedy != episode.remedy
+    if verdict.reason != episode.reason or finding.severity != episode.severity or renewed:
         return _change(Transition.CHANGED, verdict, episode)
     return None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flows.decide import plan as deciding
 from flows.decide.breakers import Breakers
 from flows.decide.checks.registry import CHECKS
-from flows.decide.sightings import distrusted, observation_of, source_of, unasked
+from flows.decide.sightings import distrusted, observation_of, source_of, stopped_by, unasked
 from flows.decide.wanted import SRV_PREFIX, fqdn
 from flows.domain.finding import ESCALATES, OWN_ROUTE, Action, Check, EpisodeRow, Finding, Plan, Policy, Reason
 from flows.domain.known import Known, Unknown
@@ -33,9 +33,12 @@ WORDS: Mapping[Action, str] = {
     Action.PUBLISH_DNS: "publish the DNS record",
     Action.REGISTER_PROXY: "register with the proxy",
     Action.REHYDRATE_PROXY: "let the proxy pull its whole list again",
+    Action.RESTART_AGENT: "restart zlh-agent",
+    Action.START_WORKLOAD: "start it",
+    Action.RESTART_WORKLOAD: "restart the workload, once approved",
+    Action.RESTORE_BACKUP: "restore it from its last backup, once approved",
+    Action.DESTROY_CONTAINER: "destroy the container, once approved",
 }
-#: What repairs of a check do whose handler does not exist at this level yet.
-_WOULD: Mapping[Check, str] = {Check.AGENT_OFFLINE: "restart zlh-agent"}
 #: Which line of the explanation a check's verdict stands on.
 _LINE: Mapping[Check, str] = {
     Check.OPERATION_ORPHANED: "database",
@@ -45,7 +48,11 @@ _LINE: Mapping[Check, str] = {
     Check.LEASE_ABANDONED: "database",
     Check.BACKUP_MISSED: "database",
     Check.HOST_DOWN: "proxmox",
+    Check.CONTAINER_MISSING: "proxmox",
+    Check.DUPLICATE_VMID: "proxmox",
     Check.BILLING_SUSPENDED: "agent",
+    Check.WORKLOAD_STOPPED: "agent",
+    Check.WORKLOAD_ERROR: "agent",
     Check.AGENT_OFFLINE: "agent",
     Check.PROXY_REGISTRATION: "proxy",
     Check.PROXY_STALE_REGISTRATION: "proxy",
@@ -139,6 +146,8 @@ def _verdicts(snapshot: Snapshot, policy: Policy, server: Server, plan: Plan) ->
 
 
 def _concerns(finding: Finding, server: Server) -> bool:
+    if finding.check is Check.DUPLICATE_VMID:
+        return finding.evidence.get("vmid") == server.vmid
     return finding.server_id == server.id or (finding.check is Check.HOST_DOWN and finding.host == server.node)
 
 
@@ -147,6 +156,7 @@ def _subject(check: Check, server: Server, policy: Policy) -> str:
         Check.PROXY_STALE_REGISTRATION: f"proxy:{server.name}",
         Check.DNS_STALE_RECORD: f"dns:{fqdn(server, policy)}",
         Check.HOST_DOWN: f"host:{server.node}",
+        Check.DUPLICATE_VMID: f"vmid:{server.vmid}",
     }.get(check, server.id)
 
 
@@ -182,7 +192,8 @@ def _proxmox(snapshot: Snapshot, server: Server) -> str:
     view = snapshot.proxmox.value
     container = view.containers.get(server.vmid)
     if container is None:
-        return f"does not list container {server.vmid}, which is no proof of absence"
+        proven = server.vmid in view.absent
+        return f"container {server.vmid} is gone, proven" if proven else f"does not list container {server.vmid}, which is no proof of absence"
     parts = [f"{container.status} on {container.node}"]
     if container.status == "running":
         parts.append(f"since {_duration(container.uptime_s)}")
@@ -190,6 +201,8 @@ def _proxmox(snapshot: Snapshot, server: Server) -> str:
         parts.append("tags " + " ".join(sorted(container.tags)))
     if container.lock:
         parts.append(f"locked ({container.lock})")
+    if who := stopped_by(snapshot, server.id):
+        parts.append(f"stopped by {who}")
     if view.nodes_online.get(server.node) is False:
         parts.append(f"node {server.node} is offline")
     return ", ".join(parts)
@@ -237,7 +250,7 @@ def _engine(snapshot: Snapshot, server: Server) -> str:
 
 
 def _would(finding: Finding) -> str:
-    words = WORDS.get(finding.action, "") if finding.action is not None else _WOULD.get(finding.check, "")
+    words = WORDS.get(finding.action, "") if finding.action is not None else ""
     return f"{words} (level {finding.level})" if words else "tell a person"
 
 

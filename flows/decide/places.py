@@ -15,6 +15,8 @@ _WORDS: Mapping[str, str] = {
     "source": "source",
     "queue": "queue",
     "lease": "lease",
+    "container": "container",
+    "vmid": "VMID",
 }
 
 
@@ -24,6 +26,6 @@ def where(fleet: Fleet, subject: str, server_id: str | None, host: str | None) -
     thing = f"{_WORDS[kind]} {name}" if kind in _WORDS else ""
     server = fleet.servers.get(server_id or "")
     if server is None:
-        return thing or subject
+        return f"{thing or subject} on {host}" if kind == "container" and host else thing or subject
     at = f"{server.name} on {host or server.node}"
     return f"{at}, {thing}" if thing and kind != "lease" else at

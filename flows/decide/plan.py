@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flows.decide import episodes, limits, places
+from flows.decide import episodes, limits, places, reviews
 from flows.decide.breakers import Breakers
 from flows.decide.checks import source_drift
 from flows.decide.checks.registry import CHECKS
 from flows.decide.correlation import Correlation
+from flows.decide.reviews import Desk
 from flows.decide.verdict import Judge
-from flows.domain.finding import Check, EpisodeChange, EpisodeRow, Finding, Plan, Policy, Reason, Repair, Suppressed
+from flows.domain.finding import NOT_YET, REVIEWED, Check, EpisodeChange, EpisodeRow, Finding, Plan, Policy, Reason, Repair, Review, Suppressed
 from flows.domain.snapshot import Snapshot
 
 
@@ -23,7 +24,8 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     findings, skipped = find(snapshot, policy)
     open_ = {e.key: e for e in snapshot.fleet.episodes.values()}
     breakers = Breakers(snapshot.fleet, policy, snapshot.now)
-    judge = Judge(snapshot, policy, breakers, Correlation(findings))
+    desk = Desk(snapshot, policy)
+    judge = Judge(snapshot, policy, breakers, Correlation(findings), desk)
 
     eligible: list[Finding] = []
     suppressed: list[Suppressed] = []
@@ -41,16 +43,37 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
             suppressed.append(Suppressed(finding, Reason.RATE_LIMITED, waits[finding.key]))
         else:
             assert finding.action is not None
-            repairs.append(Repair(finding, finding.action))
-    suppressed.sort(key=lambda s: s.finding.key)
+            approval = desk.approval(finding) if finding.action in REVIEWED else None
+            repairs.append(Repair(finding, finding.action, approval.id if approval else None))
+    suppressed, asked, news = _asked(sorted(suppressed, key=lambda s: s.finding.key), desk)
 
     verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING, failing=breakers.failing(r.finding)) for r in repairs]
     for s in suppressed:
         episode = open_.get(s.finding.key)
         told = s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding, episode.id if episode else None)
-        verdicts.append(episodes.Verdict(s.finding, s.reason.value, told, breakers.failing(s.finding)))
+        verdicts.append(episodes.Verdict(s.finding, s.reason.value, told, breakers.failing(s.finding), s.finding.key in news))
     changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
-    return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped)
+    withdrawn = desk.outdated(findings, changes)
+    return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped, asked, withdrawn)
+
+
+def _asked(suppressed: list[Suppressed], desk: Desk) -> tuple[list[Suppressed], tuple[Review, ...], frozenset[str]]:
+    """The suppressions, those that await a decision with its command; reviews to be requested; and keys of findings whose plan people hear
+    of for the first time."""
+    asked: list[Review] = []
+    news: set[str] = set()
+    for index, rest in enumerate(suppressed):
+        if rest.reason is not Reason.AWAITING_REVIEW:
+            continue
+        review = desk.standing(rest.finding)
+        if review is None:
+            review = desk.request(rest.finding)
+            asked.append(review)
+            if not desk.asked_before(rest.finding):
+                news.add(rest.finding.key)
+        if review.decision is None and review.action not in NOT_YET:
+            suppressed[index] = replace(rest, finding=replace(rest.finding, remedy=reviews.remedy(review)))
+    return suppressed, tuple(asked), frozenset(news)
 
 
 def find(snapshot: Snapshot, policy: Policy) -> tuple[list[Finding], dict[str, str]]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
-from flows.decide import stale
+from flows.decide import stale, vmids
 from flows.domain.agent import AgentStatus, Observation, WorkloadState
 from flows.domain.finding import Policy
 from flows.domain.known import Known, Unknown
 from flows.domain.snapshot import Snapshot, SourceFact
+from flows.domain.sources import HOLD_TAG
 
 #: Reason of an observation whose agent answered and cannot be believed begins with this.
 DISTRUSTED = "distrusted:"
 #: Reason of an agent that was not asked, for want of time or by an error of our own, begins with this: no answer was missed.
 NOT_ASKED = "not asked"
+#: Reason of an observation whose container Proxmox says was stopped begins with this; then comes the user, who is remembered while it
+#: stays stopped: task lists forget.
+STOPPED_BY = "its container is stopped by "
 _REASON_LENGTH = 255
 
 
@@ -61,11 +65,14 @@ def distrusted(snapshot: Snapshot, server_id: str) -> str:
 
 
 def container_stopped(snapshot: Snapshot, server_id: str) -> bool:
-    """Proof, by Proxmox, that nothing can be running there. An unknown Proxmox, a doubted VMID or a missing container proves nothing."""
+    """Proof, by Proxmox, that nothing can be running there: stopped, or proven absent. An unknown Proxmox, a doubted VMID or a container that
+    is merely not listed proves nothing."""
     server = snapshot.fleet.servers.get(server_id)
     if server is None or not isinstance(snapshot.proxmox, Known):
         return False
     view = snapshot.proxmox.value
+    if server.vmid in view.absent:
+        return True
     container = view.containers.get(server.vmid)
     return container is not None and container.status == "stopped" and not container.template and server.vmid not in view.duplicate_vmids
 
@@ -77,6 +84,28 @@ def container_running(snapshot: Snapshot, server_id: str) -> bool:
         return False
     container = snapshot.proxmox.value.containers.get(server.vmid)
     return container is not None and container.status == "running"
+
+
+def stopped_by(snapshot: Snapshot, server_id: str) -> str:
+    """Whose stop task ended the container, as Proxmox says it now or said it when it was first seen stopped; empty if nobody's is known."""
+    server = snapshot.fleet.servers.get(server_id)
+    if server is None or not isinstance(snapshot.proxmox, Known) or not container_stopped(snapshot, server_id):
+        return ""
+    said = snapshot.proxmox.value.last_stop_by.get(server.vmid)
+    if said:
+        return said
+    before = snapshot.fleet.observations.get(server_id)
+    known = before is not None and before.state is WorkloadState.STOPPED and before.reason.startswith(STOPPED_BY)
+    return before.reason.removeprefix(STOPPED_BY) if known and before is not None else ""
+
+
+def held_by_tag(snapshot: Snapshot, server_id: str) -> bool:
+    """Whether a person at the node has tagged the container to be left as it is."""
+    server = snapshot.fleet.servers.get(server_id)
+    if server is None or not isinstance(snapshot.proxmox, Known):
+        return False
+    container = snapshot.proxmox.value.containers.get(server.vmid)
+    return container is not None and HOLD_TAG in container.tags
 
 
 def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
@@ -95,7 +124,7 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
             unready=(before.unready if before else 0) + 1,
             provisioning_complete=before.provisioning_complete if before else None,
             last_crash=before.last_crash if before else None,
-            reason="its container is stopped",
+            reason=_down(snapshot, server_id),
         )
     if answer is None or unasked(answer):
         return before
@@ -110,6 +139,20 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
         last_crash=before.last_crash if before else None,
         reason=answer.reason[:_REASON_LENGTH],
     )
+
+
+def container_gone(snapshot: Snapshot, server_id: str) -> bool:
+    """Whether the container is proven absent."""
+    server = snapshot.fleet.servers.get(server_id)
+    return server is not None and isinstance(snapshot.proxmox, Known) and server.vmid in snapshot.proxmox.value.absent
+
+
+def _down(snapshot: Snapshot, server_id: str) -> str:
+    """Why nothing runs there, in words that the next sweep understands."""
+    if container_gone(snapshot, server_id):
+        return "its container is gone"
+    who = stopped_by(snapshot, server_id)
+    return f"{STOPPED_BY}{who}"[:_REASON_LENGTH] if who else "its container is stopped"
 
 
 def told_by(snapshot: Snapshot, server_id: str) -> frozenset[str]:
@@ -151,6 +194,8 @@ def sightings(snapshot: Snapshot, policy: Policy) -> Mapping[str, int]:
         after.update({k: n for k, n in before.items() if k.startswith("proxy:")})
     if not isinstance(snapshot.dns, Known):
         after.update({k: n for k, n in before.items() if k.startswith("dns:")})
+    if not isinstance(snapshot.proxmox, Known):
+        after.update({k: n for k, n in before.items() if k.startswith(("container:", "vmid:"))})
     return dict(sorted(after.items()))
 
 
@@ -158,6 +203,10 @@ def _seen(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for entry in (*stale.registrations(snapshot), *stale.names(snapshot, policy)):
         if entry.needs_sightings:
             yield entry.subject
+    for container in vmids.orphans(snapshot):
+        yield vmids.subject_of(container.vmid)
+    for vmid in sorted(vmids.shared_by_guests(snapshot)):
+        yield f"vmid:{vmid}"
 
 
 def sources(snapshot: Snapshot) -> tuple[SourceFact, ...]:

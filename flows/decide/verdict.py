@@ -11,7 +11,7 @@ One reason per finding, the first that applies, in this order:
 ``level_disabled``  its level is above the one that a person allowed
 ``breaker_open``    too many attempts within the hour
 ``rate_limited``    back-off, 12 withdrawals an hour, or this sweep's limits
-``awaiting_review``  level 3 waits for an approval
+``awaiting_review``  a person must approve it, each time
 ``no_repair``       automation has none: a person is told
 ==================  =======================================================================================================
 
@@ -24,24 +24,23 @@ from flows.decide import holds
 from flows.decide.breakers import Breakers
 from flows.decide.correlation import Correlation
 from flows.decide.orders import own_lease
-from flows.domain.finding import Action, Finding, Policy, Reason, Suppressed
+from flows.decide.reviews import Desk
+from flows.domain.finding import REVIEWED, Action, Finding, Policy, Reason, Suppressed
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import LIVE_STATES
 from flows.domain.snapshot import Fleet, Snapshot
-
-#: Level from which every repair needs a person's approval.
-REVIEWED_LEVEL = 3
 
 
 class Judge:
     """What the verdicts need, put together once per sweep."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy, breakers: Breakers, correlation: Correlation) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, breakers: Breakers, correlation: Correlation, desk: Desk) -> None:
         self._now = snapshot.now
         self._fleet: Fleet = snapshot.fleet
         self._policy = policy
         self._breakers = breakers
         self._correlation = correlation
+        self._desk = desk
         self._brakes = holds.in_force(snapshot.fleet, snapshot.now)
         self._live = {o.server_id: o for o in sorted(snapshot.fleet.operations.values(), key=lambda o: o.id) if o.state in LIVE_STATES}
 
@@ -97,8 +96,8 @@ class Judge:
             return Suppressed(finding, Reason.RATE_LIMITED, f"back-off, again in {-(-(finding.not_before - self._now) // 1000)} s")
         if self._breakers.exhausted_withdrawals(finding):
             return Suppressed(finding, Reason.RATE_LIMITED, f"{self._policy.withdrawals_per_hour} withdrawals within the hour")
-        if finding.level >= REVIEWED_LEVEL:
-            return Suppressed(finding, Reason.AWAITING_REVIEW)
+        if finding.action in REVIEWED and self._desk.approval(finding) is None:
+            return Suppressed(finding, Reason.AWAITING_REVIEW, self._desk.says(finding))
         return Suppressed(finding, Reason.NO_REPAIR) if finding.action is None else None
 
     def _lease(self, finding: Finding) -> Lease | None:

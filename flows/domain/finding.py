@@ -19,6 +19,11 @@ class Check(StrEnum):
     PROXY_STALE_REGISTRATION = "proxy_stale_registration"
     BILLING_SUSPENDED = "billing_suspended"
     AGENT_OFFLINE = "agent_offline"
+    WORKLOAD_STOPPED = "workload_stopped"
+    WORKLOAD_ERROR = "workload_error"
+    CONTAINER_MISSING = "container_missing"
+    CONTAINER_ORPHANED = "container_orphaned"
+    DUPLICATE_VMID = "duplicate_vmid"
     BACKUP_MISSED = "backup_missed"
     LEASE_ABANDONED = "lease_abandoned"
     HOST_DOWN = "host_down"
@@ -37,15 +42,34 @@ class Action(StrEnum):
     DEREGISTER_PROXY = "deregister_proxy"
     WITHDRAW_DNS = "withdraw_dns"
     SUSPEND_WORKLOAD = "suspend_workload"
+    RESTART_AGENT = "restart_agent"  # agent_offline
+    START_WORKLOAD = "start_workload"  # workload_stopped
+    RESTART_WORKLOAD = "restart_workload"  # workload_error: one per approval
     PUBLISH_DNS = "publish_dns"
     REGISTER_PROXY = "register_proxy"
     REHYDRATE_PROXY = "rehydrate_proxy"
+    RESTORE_BACKUP = "restore_backup"  # container_missing
+    DESTROY_CONTAINER = "destroy_container"  # container_orphaned
 
 
+#: Level of each check's repairs; 0: none, it only reports. A finding that automation cannot mend may stand below it.
+LEVELS: Mapping[Check, int] = {
+    **dict.fromkeys(Check, 1),
+    **dict.fromkeys((Check.QUEUE_STALLED, Check.BACKUP_MISSED, Check.LEASE_ABANDONED), 0),
+    **dict.fromkeys((Check.HOST_DOWN, Check.SOURCE_UNKNOWN, Check.DUPLICATE_VMID), 0),
+    **dict.fromkeys((Check.AGENT_OFFLINE, Check.WORKLOAD_STOPPED, Check.WORKLOAD_ERROR), 2),
+    **dict.fromkeys((Check.CONTAINER_MISSING, Check.CONTAINER_ORPHANED), 3),
+}
 #: Withdrawals neither count against a breaker nor are blocked by one; 12 an hour per server at most.
 WITHDRAWALS = frozenset({Action.DEREGISTER_PROXY, Action.WITHDRAW_DNS})
 #: Counted by the operation's own attempts, never by a server's breaker.
 OPERATION_ACTIONS = frozenset({Action.REVOKE_AND_RESUBMIT, Action.SUBMIT_ATTEMPT, Action.NEXT_ATTEMPT, Action.FAIL_STUCK, Action.UNDO_AGAIN})
+#: Last longer than a sweep may: each becomes an operation, and is under way until that ends.
+BECOME_OPERATIONS = frozenset({Action.RESTART_AGENT, Action.START_WORKLOAD, Action.RESTART_WORKLOAD})
+#: Need a person's approval each time, whatever the level.
+REVIEWED = frozenset({Action.RESTART_WORKLOAD, Action.RESTORE_BACKUP, Action.DESTROY_CONTAINER})
+#: What cannot be approved yet, and why.
+NOT_YET: Mapping[Action, str] = {Action.RESTORE_BACKUP: "there is no flow `backup` yet, so there is nothing to restore from by itself"}
 
 
 class Reason(StrEnum):
@@ -80,9 +104,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One drift. ``subject`` is a server id, ``operation:<id>``, ``dns:<name>``, ``proxy:<name>``, ``host:<node>``,
-    ``source:<name>``, ``queue:<name>`` or ``lease:<subject>``; with ``check`` it keys the episode. ``where`` is what people call its
-    place, filled in by the plan."""
+    """One drift. ``subject`` is a server id, ``operation:<id>``, ``dns:<name>``, ``proxy:<name>``, ``host:<node>``, ``source:<name>``,
+    ``queue:<name>``, ``lease:<subject>``, ``container:<vmid>`` or ``vmid:<vmid>``; with ``check`` it keys the episode. ``where`` is what
+    people call its place, filled in by the plan."""
 
     check: Check
     subject: str
@@ -107,10 +131,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """An order to ``act``."""
+    """An order to ``act``; ``review_id`` names the approval that allows it."""
 
     finding: Finding
     action: Action
+    review_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +211,39 @@ class BrakeRow:
     recalled_at: int | None = None
 
 
+class Decision(StrEnum):
+    """What became of a review. Undecided ones have none."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    CARRIED_OUT = "carried_out"  # approved, and its one act was begun
+    WITHDRAWN = "withdrawn"  # what it asked about is over, or has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A plan that a person decides on. ``plan_hash`` is of ``plan``, and ``subject`` as in :class:`Finding`; it is good until ``expires_at``
+    (ms), asked and approved alike."""
+
+    id: str
+    check: Check
+    action: Action
+    subject: str
+    plan_hash: str
+    plan: Mapping[str, object]
+    requested_by: str
+    requested_at: int
+    expires_at: int
+    server_id: str | None = None
+    decision: Decision | None = None
+    decided_by: str | None = None
+    decided_at: int | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.check.value}/{self.subject}"
+
+
 class Transition(StrEnum):
     """What happens to an episode in a sweep. Rows, alerts and audit lines are written on these, never each minute."""
 
@@ -199,7 +257,7 @@ class Transition(StrEnum):
 @dataclass(frozen=True, slots=True)
 class EpisodeChange:
     """``finding`` is None for a close; ``where`` is the place of either. ``announce`` says whether people hear of it; ``told`` that another
-    event, the opened breaker's, has told them already."""
+    event, the opened breaker's, has told them already; ``reminder`` that they were asked for the same before."""
 
     transition: Transition
     key: str
@@ -209,16 +267,20 @@ class EpisodeChange:
     announce: bool = False
     told: bool = False
     where: str = ""
+    reminder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one sweep does, in order, and what it leaves alone and why. ``skipped`` names checks that read an unknown source."""
+    """What one sweep does, in order, and what it leaves alone and why. ``skipped`` names checks that read an unknown source; ``asked`` are
+    reviews to be requested, ``withdrawn`` ids of reviews (with the reason) that nobody needs to decide any more."""
 
     repairs: tuple[Repair, ...]
     suppressed: tuple[Suppressed, ...]
     changes: tuple[EpisodeChange, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    asked: tuple[Review, ...] = ()
+    withdrawn: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -246,6 +308,7 @@ class Policy:
     backup_interval_ms: Mapping[str, int] = field(default_factory=lambda: {"daily": 86_400_000, "hourly": 3_600_000, "weekly": 604_800_000})
     source_critical_sweeps: int = 3
     recall_ms: int = 86_400_000
+    review_ms: int = 86_400_000
     cleanup_attempts: int = 3
     cleanup_backoff_ms: int = 60_000
     player_address: str = ""

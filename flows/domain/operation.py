@@ -16,6 +16,7 @@ class OperationKind(StrEnum):
     STOP = "stop"
     RESTART = "restart"
     DEPLOY_AGENT = "deploy_agent"
+    RESTART_AGENT = "restart_agent"
 
 
 class OperationState(StrEnum):
@@ -63,6 +64,7 @@ class StepName(StrEnum):
     UNPUBLISH_DNS = "unpublish_dns"
     STOP_WORKLOAD = "stop_workload"
     RESTART_WORKLOAD = "restart_workload"
+    RESTART_AGENT = "restart_agent"
     DESTROY_CONTAINER = "destroy_container"
     RELEASE = "release"
     FINISH = "finish"
@@ -94,6 +96,7 @@ _STEPS: Mapping[OperationKind, tuple[StepName, ...]] = {
     OperationKind.STOP: (_S.DEREGISTER_PROXY, _S.STOP_WORKLOAD, _S.FINISH),
     OperationKind.RESTART: (_S.DEREGISTER_PROXY, _S.RESTART_WORKLOAD, _S.PUBLISH_DNS, _S.REGISTER_PROXY, _S.FINISH),
     OperationKind.DEPLOY_AGENT: (_S.DEPLOY_AGENT, _S.FINISH),
+    OperationKind.RESTART_AGENT: (_S.RESTART_AGENT, _S.FINISH),
 }
 
 
@@ -121,7 +124,7 @@ LIVE_STATES = frozenset({_O.QUEUED, _O.RUNNING, _O.CANCELLING, _O.COMPENSATING, 
 
 #: Kinds that only go forward (a failure is ``cleanup_required``, tried again) or that have no undo at all.
 FORWARD_ONLY = frozenset({OperationKind.DELETE})
-NO_UNDO = frozenset({OperationKind.START, OperationKind.STOP, OperationKind.RESTART, OperationKind.DEPLOY_AGENT})
+NO_UNDO = frozenset({OperationKind.START, OperationKind.STOP, OperationKind.RESTART, OperationKind.DEPLOY_AGENT, OperationKind.RESTART_AGENT})
 
 #: Which deployment carries a kind.
 DEPLOYMENT_OF: Mapping[OperationKind, str] = {
@@ -131,6 +134,7 @@ DEPLOYMENT_OF: Mapping[OperationKind, str] = {
     OperationKind.STOP: "operate",
     OperationKind.RESTART: "operate",
     OperationKind.DEPLOY_AGENT: "deploy-agent",
+    OperationKind.RESTART_AGENT: "operate",
 }
 
 

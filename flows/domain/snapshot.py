@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flows.domain.agent import AgentStatus, Observation
-from flows.domain.finding import BrakeRow, EpisodeRow, RepairRow
+from flows.domain.finding import BrakeRow, EpisodeRow, RepairRow, Review
 from flows.domain.known import Known, Source, Unknown
 from flows.domain.lease import Lease
 from flows.domain.operation import Operation, StepRow
@@ -59,11 +59,13 @@ class Fleet:
     backups: Mapping[str, BackupFact] = field(default_factory=dict)
     sources: Mapping[str, SourceFact] = field(default_factory=dict)
     queues: tuple[QueueFact, ...] = ()
-    #: First seen at, per stale edge entry not yet confirmed: "proxy:<name>" or "dns:<name>" → consecutive sweeps seen.
+    #: Per entry not yet confirmed, "proxy:<name>", "dns:<name>", "container:<vmid>" or "vmid:<vmid>" → consecutive sweeps seen.
     sightings: Mapping[str, int] = field(default_factory=dict)
     #: Server ids of live (not deleted) servers by name: names wanted by the database.
     max_level: int = 1
     unacknowledged: frozenset[str] = frozenset()
+    #: Reviews of the last days, decided or not; the newest last.
+    reviews: tuple[Review, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

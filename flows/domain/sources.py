@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: Tag of every container that we configured.
+OUR_TAG = "zlh"
+#: Tag with which a person at the node says: leave it as it is.
+HOLD_TAG = "zlh-hold"
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -39,8 +44,10 @@ class ProxmoxView:
     nodes_online: Mapping[str, bool]
     tasks: tuple[RunningTask, ...] = ()
     duplicate_vmids: frozenset[int] = frozenset()
-    #: VMID → user of its last stop or shutdown task, where the task list still shows one.
+    #: VMID → user of its last stop or shutdown task, where the task list still shows one and no later start.
     last_stop_by: Mapping[int, str] = field(default_factory=dict)
+    #: VMIDs of ours that are not listed and were asked for one by one: proven absent.
+    absent: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

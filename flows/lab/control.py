@@ -104,7 +104,7 @@ class Control:
                 web.post("/faults", self.arm),
                 web.delete("/faults", self.clear),
                 web.delete("/faults/{id:[0-9]+}", self.clear),
-                web.post("/containers/{vmid:[0-9]+}/{op:start|stop|destroy|lock|unlock}", self.container),
+                web.post("/containers/{vmid:[0-9]+}/{op:start|stop|die|destroy|lock|unlock}", self.container),
                 web.post("/nodes/{node}/{op:down|up}", self.node),
                 web.post("/parts/{name}/restart", self.restart),
                 web.post("/agents/{vmid:[0-9]+}/{op}", self.agent),

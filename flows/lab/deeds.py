@@ -11,13 +11,13 @@ from flows.errors import BadInput
 #: What each kind of target takes; ``<part>`` is the name of a part of the lab.
 VERBS: Mapping[str, tuple[str, ...]] = {
     "agent:<vmid>": ("kill", "freeze", "revive", "crash"),
-    "ct:<vmid>": ("start", "stop", "destroy", "lock", "unlock"),
+    "ct:<vmid>": ("start", "stop", "die", "destroy", "lock", "unlock"),
     "node:<name>": ("down", "up"),
     "dns:<name>": ("drop", "corrupt", "duplicate"),
     "<part>": ("restart",),
 }
 #: What takes a deed back.
-UNDONE_BY: Mapping[str, str] = {"kill": "revive", "freeze": "revive", "stop": "start", "lock": "unlock", "down": "up"}
+UNDONE_BY: Mapping[str, str] = {"kill": "revive", "freeze": "revive", "stop": "start", "die": "start", "lock": "unlock", "down": "up"}
 #: An address for documentation (RFC 5737): where nobody's players are.
 NOWHERE = "192.0.2.66"
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
+from flows.domain.known import Known, Unknown
 from flows.domain.operation import LIVE_STATES, engine_key
 from flows.domain.ports import AgentReader, DnsReader, Engine, ProxmoxReader, ProxyReader
+from flows.domain.server import Server
 from flows.domain.snapshot import Snapshot
-from flows.domain.sources import EngineView
+from flows.domain.sources import EngineView, ProxmoxView
+from flows.observe import absence
 from flows.observe import agents as agent_source
 from flows.observe.source import ask
 from flows.state import control, fleet, operations, servers
@@ -38,7 +42,7 @@ async def gather(readers: Readers, epoch: int, limit_s: float, *, repairs_ms: in
     keys = [engine_key(generation, o.id, o.attempt) for o in live]
     probed = agent_source.worth_probing(everyone, live)
     proxmox, proxy, dns, engine, answers = await asyncio.gather(
-        ask(readers.proxmox.view(), limit_s),
+        _proxmox(readers.proxmox, everyone, limit_s),
         ask(readers.proxy.view(), limit_s),
         ask(readers.dns.zone(), limit_s),
         ask(_engine(readers.engine, keys), limit_s),
@@ -59,6 +63,12 @@ async def gather(readers: Readers, epoch: int, limit_s: float, *, repairs_ms: in
         agents=answers,
         distrusted=agent_source.distrusted(answers),
     )
+
+
+async def _proxmox(proxmox: ProxmoxReader, everyone: list[Server], limit_s: float) -> Known[ProxmoxView] | Unknown:
+    ends = time.monotonic() + limit_s
+    answer = await ask(proxmox.view(), limit_s)
+    return await absence.prove(proxmox, answer, everyone, max(0.0, ends - time.monotonic()))
 
 
 async def _engine(engine: Engine, keys: list[str]) -> EngineView:

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, union_all
 from flows.domain.operation import AttemptState, Queue, StepRow
 from flows.domain.server import BillingState, ServerState
 from flows.domain.snapshot import Fleet, QueueFact
-from flows.state import backups, brakes, control, episodes, journal, leases, observations, operations, repairs, servers, sources
+from flows.state import backups, brakes, control, episodes, journal, leases, observations, operations, repairs, reviews, servers, sources
 from flows.state import tables as t
 from flows.state.database import Tx
 
@@ -43,6 +43,7 @@ async def load(tx: Tx, *, repairs_ms: int = HOUR_MS) -> Fleet:
         queues=await queues(tx),
         sightings=sightings,
         max_level=await control.repair_level(tx),
+        reviews=await reviews.recent(tx),
     )
 
 

@@ -16,10 +16,11 @@ from flows.domain.lease import LeaseKind
 from flows.domain.operation import LIVE_STATES, Operation, OperationKind, OperationState, Queue
 from flows.domain.readiness import FRESH_MS
 from flows.domain.server import MAY_RUN, Desired, Edge, Server, ServerState
-from flows.errors import Conflict, NotFound
+from flows.errors import Busy, Conflict, NotFound
 from flows.state import attempts, audit, customers, leases, observations, operations, servers
 from flows.state import tables as t
 from flows.state.database import Tx
+from flows.state.episodes import ACTOR
 from flows.state.intake import Place, locked_customer, reserve_again
 
 _K = OperationKind
@@ -53,6 +54,22 @@ async def control(tx: Tx, server_id: str, kind: OperationKind, actor: str, *, de
         if kind is _K.STOP:
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
     return await _order(tx, server, kind, actor, deadline_ms)
+
+
+async def repair(tx: Tx, server_id: str, kind: OperationKind, *, deadline_ms: int) -> Operation:
+    """A start, restart or restart of the agent that the controller orders, on the queue ``repairs``. It changes nothing of what is desired,
+    and is refused where a person or a customer's standing says otherwise since. Raises NotFound, Conflict, Busy under any lease."""
+    server = await _locked(tx, server_id)
+    if kind in _RUNS:
+        await _may_run(tx, server)
+        if server.desired is not Desired.RUNNING:
+            raise Conflict(f"server {server.name}", why=f"{server.desired_by} wants it {server.desired}", kind="not_desired")
+    if server.state not in (ServerState.ACTIVE, ServerState.SUSPENDED):
+        raise _wrong_state(server, kind.value)
+    lease = await leases.get(tx, server.id)
+    if lease is not None and lease.blocks(tx.now):
+        raise Busy(f"lease of {server.name}", why=f"{lease.holder} holds it: {lease.kind}")
+    return await operations.create(tx, server=server, kind=kind, queue=Queue.REPAIRS, actor=ACTOR, params={}, deadline_ms=deadline_ms)
 
 
 async def delete(tx: Tx, server_id: str, actor: str, *, deadline_ms: int) -> Ordered:

@@ -6,13 +6,14 @@ An intent counts against its breaker from the moment it is written. Its outcome 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import and_, exists, func, insert, or_, select, update
 
 from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, Outcome, Repair, RepairRow
 from flows.domain.lease import Lease
-from flows.domain.operation import LIVE_STATES
+from flows.domain.operation import LIVE_STATES, OperationState
 from flows.state import audit, epochs
 from flows.state import tables as t
 from flows.state.database import Tx
@@ -96,6 +97,25 @@ async def opens_breaker(tx: Tx, repair_id: str, attempts: int, window_ms: int) -
     query = select(_R.outcome).where(same, _R.counted.is_(True), _R.intent_at > tx.now - window_ms)
     outcomes = (await tx.execute(query)).scalars().all()
     return sum(found in {o.value for o in FAILURES} for found in outcomes) == attempts
+
+
+async def settle(tx: Tx) -> list[tuple[RepairRow, Outcome]]:
+    """Writes the outcome of every repair that became an operation which has ended since. What proves it is the operation's own last step.
+    Returns what was settled."""
+    o = t.operations.c
+    query = (
+        select(t.repairs, o.state.label("ended_as"), o.error)
+        .join(t.operations, o.id == _R.operation_id)
+        .where(_R.outcome.is_(None), o.state.not_in([s.value for s in LIVE_STATES]))
+    )
+    settled = []
+    for row in (await tx.execute(query)).all():
+        result = Outcome.REPAIRED if row.ended_as == OperationState.SUCCEEDED.value else Outcome.FAILED
+        why = (row.error or {}).get("why") or (row.error or {}).get("what", "")
+        detail = "" if result is Outcome.REPAIRED else f"its operation {row.ended_as}" + (f": {why}" if why else "")
+        if await outcome(tx, row.id, result, detail[:1000]):
+            settled.append((replace(to_repair(row), outcome=result, outcome_at=tx.now, detail=detail[:1000]), result))
+    return settled
 
 
 async def close_abandoned(tx: Tx) -> list[RepairRow]:

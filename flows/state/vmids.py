@@ -73,6 +73,20 @@ async def quarantine(tx: Tx, vmid: int, until: int, *, server_id: str | None = N
     return server_id is None and await insert_unique(tx, t.vmids, {"vmid": vmid, "server_id": None, "reason": "", **change})
 
 
+async def keep_away(tx: Tx, vmid: int, until: int) -> None:
+    """Nobody gets this number before ``until`` (ms): for a container without a record that is about to be destroyed. Raises Conflict where a
+    server has it."""
+    v = t.vmids.c
+    row = {"vmid": vmid, "state": Reservation.QUARANTINED.value, "server_id": None, "since": tx.now, "until": until, "reason": "destroyed, no record"}
+    if await insert_unique(tx, t.vmids, row):
+        return
+    later = update(t.vmids).where(v.vmid == vmid, v.state == Reservation.QUARANTINED.value, v.until < until).values(until=until)
+    await tx.execute(later)
+    state = (await tx.execute(select(v.state).where(v.vmid == vmid))).scalar_one()
+    if state == Reservation.RESERVED.value:
+        raise Conflict(f"VMID {vmid}", why="it is reserved for a server", kind="vmid_reserved")
+
+
 async def burn(tx: Tx, vmid: int, reason: str) -> None:
     """Never handed out until a person looks, whatever it was before."""
     change = {"state": Reservation.BURNT.value, "since": tx.now, "until": None, "reason": reason[:255]}

@@ -2,7 +2,8 @@
 
 A description's keys: ``servers`` (name → what differs; the name is the id), ``copies`` in a server makes ``name-001`` …; ``operations``,
 ``leases``, ``episodes``, ``repairs``, ``brakes``, ``observations``, ``queues``, ``sources``, ``sightings``, ``backups``, ``billing``,
-``unknown`` (source → reason), ``registrations`` and ``names`` (beyond the healthy ones), ``nodes``, ``tasks``, ``runs``, ``level``, ``policy``.
+``unknown`` (source → reason), ``registrations``, ``names`` and ``containers`` (beyond the healthy ones), ``stopped_by`` (VMID → user),
+``duplicate_vmids``, ``reviews``, ``nodes``, ``tasks``, ``runs``, ``level``, ``policy``.
 Times are relative to now: ``-90s``, ``+10m``, ``-25h``.
 """
 
@@ -13,12 +14,13 @@ import enum
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from flows.decide.reviews import hash_of
 from flows.decide.wanted import fqdn, wanted_records
 from flows.domain.agent import AgentStatus, Observation
-from flows.domain.finding import BrakeRow, EpisodeRow, Policy, RepairRow
+from flows.domain.finding import BrakeRow, EpisodeRow, Policy, RepairRow, Review
 from flows.domain.known import Known, Unknown
 from flows.domain.lease import Lease
 from flows.domain.operation import Operation, StepRow, engine_key
@@ -45,6 +47,9 @@ _OPERATION = {
 _LEASE = {"kind": "operation", "holder": "worker-1", "token": 5, "expires_at": "+50s"}
 _EPISODE = {"opened_at": "-10m", "last_seen_at": "-1m"}
 _REPAIR = {"level": 1, "counted": True, "host": "pve1", "outcome": "repaired", "intent_at": "-10m"}
+_REVIEW = {"requested_by": "system:controller", "requested_at": "-1h", "expires_at": "+23h"}
+#: What is asked for each check that needs an approval.
+_ASKED = {"workload_error": "restart_workload", "container_missing": "restore_backup", "container_orphaned": "destroy_container"}
 _BRAKE = {"reason": "looking", "actor": "admin", "created_at": "-1h", "target": ""}
 _STATUS = {"version": "1.0", "state": "running", "ready": True}
 _OBSERVATION = {"at": "-1m", "reachable": True, "ready": True, "state": "running"}
@@ -131,6 +136,7 @@ def _fleet(
         sightings=given.get("sightings", {}),
         max_level=given.get("level", 1),
         unacknowledged=frozenset(given.get("unacknowledged", ())),
+        reviews=tuple(_reviews(given.get("reviews", ()))),
     )
 
 
@@ -155,9 +161,17 @@ def _servers(described: Mapping[str, Mapping[str, Any] | None]) -> Iterator[tupl
         for index in range(copies or 1):
             number += 1
             own = f"{name}-{index + 1:03}" if copies else name
-            fields = _without(differs, "copies", "agent", "container", "registered", "published", "misses", "unready")
+            fields = _without(differs, "copies", "agent", "container", "tags", "registered", "published", "misses", "unready")
             place = {"vmid": 10_000 + number, "address": f"10.{20 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}"}
             yield make(Server, {"id": own, "name": own, **_SERVER, **place, **fields}), differs
+
+
+def _reviews(described: Iterable[Mapping[str, Any]]) -> Iterator[Review]:
+    """Each with ``evidence``, that of its plan, or ``plan_hash``; of fern's or of the subject's."""
+    for number, values in enumerate(described):
+        given = {"action": _ASKED[values["check"]], "server_id": values["subject"] if ":" not in values["subject"] else None, **_REVIEW, **values}
+        plan = {key: given[key] for key in ("check", "action", "subject", "server_id")} | {"evidence": given.pop("evidence", {})}
+        yield make(Review, {"id": f"00000000-0000-7000-8000-{number:012}", "plan": plan, "plan_hash": hash_of(plan), **given})
 
 
 def _repairs(row: str, values: Mapping[str, Any]) -> Iterator[RepairRow]:
@@ -194,13 +208,21 @@ def _agent(server_id: str, differs: Mapping[str, Any], failed: str = "") -> Know
 
 def _proxmox(entries: list[tuple[Server, Mapping[str, Any]]], given: Mapping[str, Any]) -> ProxmoxView:
     containers = {
-        s.vmid: Container(s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh"}), uptime_s=7_200)
+        s.vmid: Container(s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh", *d.get("tags", ())}), uptime_s=7_200)
         for s, d in entries
-        if d.get("container") != "missing"
+        if d.get("container", "missing" if s.state is ServerState.FAILED else "") not in ("missing", "absent")
     }
+    containers |= {vmid: make(Container, {"vmid": vmid, "node": "pve1", "status": "running", **c}) for vmid, c in given.get("containers", {}).items()}
     online = {s.node: True for s, _ in entries} | given.get("nodes", {})
     tasks = tuple(RunningTask(**{"upid": "UPID:1", "node": "pve1", "user": "zlh@pve", "vmid": None, **t}) for t in given.get("tasks", ()))
-    return ProxmoxView(containers, online, tasks, duplicate_vmids=frozenset(given.get("duplicate_vmids", ())))
+    return ProxmoxView(
+        containers,
+        online,
+        tasks,
+        duplicate_vmids=frozenset(given.get("duplicate_vmids", ())),
+        last_stop_by=given.get("stopped_by", {}),
+        absent=frozenset(s.vmid for s, d in entries if d.get("container") == "absent"),
+    )
 
 
 def _on_edge(server: Server, billing: Mapping[str, BillingState]) -> bool:

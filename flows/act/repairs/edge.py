@@ -13,7 +13,7 @@ from flows.decide.wanted import fqdn, publishable, wants_name
 from flows.domain.finding import Action
 from flows.domain.server import BillingState, Server, ServerState
 from flows.domain.sources import Registration
-from flows.errors import AutomationError, Conflict
+from flows.errors import AutomationError, Conflict, NotFound
 from flows.state import customers, operations, rehydrate, servers
 
 
@@ -101,8 +101,8 @@ class DeregisterProxy(RepairHandler):
         try:
             ready, _ = await ctx.deps.agents.ready(server)
         except AutomationError:
-            # A stopped container has no agent to ask, and is proof enough; the silence of a running one proves nothing.
-            if await ctx.deps.proxmox.status(server.node, server.vmid) == "stopped":
+            # A stopped container has no agent to ask, and is proof enough, as is one that is gone; the silence of a running one proves nothing.
+            if await _down(ctx, server):
                 return True
             raise
         return not ready
@@ -114,6 +114,13 @@ class DeregisterProxy(RepairHandler):
     async def _backend(ctx: RepairContext) -> str:
         name = ctx.finding.evidence.get("name")
         return str(name) if name else _name(ctx, "proxy:")
+
+
+async def _down(ctx: RepairContext, server: Server) -> bool:
+    try:
+        return await ctx.deps.proxmox.status(server.node, server.vmid) == "stopped"
+    except NotFound:
+        return await ctx.deps.proxmox.proven_absent(server.vmid, template_vmid=server.template_vmid)
 
 
 class RehydrateProxy(RepairHandler):

@@ -9,7 +9,7 @@ from flows.act.policy import policy_of
 from flows.decide.orders import exhausted
 from flows.domain.event import Event, EventKind
 from flows.domain.finding import Action, Finding
-from flows.domain.operation import LIVE_STATES, NO_UNDO, Operation, OperationKind, OperationState
+from flows.domain.operation import LIVE_STATES, NO_UNDO, Operation, OperationKind, OperationState, Queue
 from flows.state import attempts, leases, operations, outbox, servers
 from flows.state.database import Tx
 
@@ -76,6 +76,8 @@ async def _give_up(deps: Deps, tx: Tx, operation: Operation) -> None:
 
 
 async def _tell(deps: Deps, tx: Tx, operation: Operation, reason: Mapping[str, str]) -> None:
+    if operation.queue is Queue.REPAIRS:
+        return  # as in endings: the repair that ordered it is told of
     server = await servers.get(tx, operation.server_id)
     event = Event(
         EventKind.OPERATION_FAILED,

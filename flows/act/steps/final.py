@@ -43,7 +43,7 @@ class Activate(FinalStep):
 
 
 class Finish(FinalStep):
-    """End of start, stop and restart, and of a deployment, which leaves the workload as it is."""
+    """End of start, stop and restart; and of what is done to the agent, which leaves the workload as it is."""
 
     name = StepName.FINISH
 
@@ -57,7 +57,7 @@ class Finish(FinalStep):
             await servers.set_edge(tx, server.id, Edge.WITHDRAWN)
             if server.ctype is ContainerType.GAME:
                 await observations.upsert(tx, [_stopped(server.id, tx.now)])
-        elif ctx.operation.kind is not OperationKind.DEPLOY_AGENT and not ctx.suspended:
+        elif ctx.operation.kind in (OperationKind.START, OperationKind.RESTART) and not ctx.suspended:
             if server.desired is Desired.RUNNING:
                 await servers.set_edge(tx, server.id, Edge.OPEN)
             await observations.upsert(tx, [_ready(server.id, tx.now)])

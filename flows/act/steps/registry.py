@@ -10,7 +10,7 @@ from flows.act.steps.create import CreateContainer
 from flows.act.steps.destroy import DestroyContainer
 from flows.act.steps.edge import DeregisterProxy, PublishDns, RegisterProxy, UnpublishDns
 from flows.act.steps.final import Activate, Finish, Release
-from flows.act.steps.software import DeployAgent, PrepareWorkload, Trust
+from flows.act.steps.software import DeployAgent, PrepareWorkload, RestartAgent, Trust
 from flows.act.steps.workload import RestartWorkload, StartWorkload, StopWorkload
 from flows.domain.operation import StepName
 
@@ -19,6 +19,6 @@ STEPS: Mapping[StepName, Step] = {
     for step in (
         CreateContainer(), Configure(), StartContainer(), Trust(), DeployAgent(), PrepareWorkload(), StartWorkload(), PublishDns(),
         RegisterProxy(), Activate(), DeregisterProxy(), UnpublishDns(), StopWorkload(), RestartWorkload(), DestroyContainer(),
-        Release(), Finish(),
+        Release(), Finish(), RestartAgent(),
     )
 }  # fmt: skip

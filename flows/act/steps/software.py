@@ -57,6 +57,32 @@ class DeployAgent(Step):
             await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
 
 
+class RestartAgent(Step):
+    """Through the node, since its agent may be all that is wrong, or not: SSH may be down as well. The game outlives it."""
+
+    name = StepName.RESTART_AGENT
+    deadline_s = 180.0
+    effect = Effect.HELD_OPEN
+
+    async def already_done(self, ctx: Context) -> bool:
+        """An earlier try may have restarted it: an agent that answers needs no other. A customer who orders one by hand means it."""
+        return await self._answers(ctx)
+
+    async def _answers(self, ctx: Context) -> bool:
+        try:
+            await ctx.deps.agents.health(ctx.server)
+        except AutomationError as error:
+            ctx.say(f"the agent does not answer yet: {error}")
+            return False
+        return True
+
+    async def do(self, ctx: Context) -> None:
+        await ctx.own()  # the node enters it by its VMID
+        await ctx.play("restart_agent.yml", {})
+        while not await self._answers(ctx):
+            await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
+
+
 class PrepareWorkload(Step):
     """Fabric pre-seed for games; user, sshd, runtimes and code-server for developers."""
 

@@ -20,6 +20,8 @@ _STATUSES = frozenset({"running", "stopped"})
 _TAG_SPLIT = re.compile(r"[;, ]+")
 #: Tasks after which a container is stopped because somebody wished so.
 _STOPS = frozenset({"vzstop", "vzshutdown"})
+#: Tasks that begin its running anew.
+_STARTS = frozenset({"vzstart", "vzreboot"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +155,29 @@ def task_entries(data: object, what: str) -> list[TaskEntry]:
     return entries
 
 
+def succeeded(exitstatus: str) -> bool:
+    """Exactly ``OK`` or ``WARNINGS: n``."""
+    head, separator, count = exitstatus.partition(": ")
+    return exitstatus == "OK" or (head == "WARNINGS" and bool(separator) and count.isascii() and count.isdigit())
+
+
 def running_tasks(entries: Iterable[TaskEntry]) -> tuple[RunningTask, ...]:
     return tuple(RunningTask(e.upid.text, e.upid.node, e.upid.kind, e.upid.vmid, e.upid.user) for e in entries if e.running)
 
 
 def last_stops(entries: Iterable[TaskEntry]) -> dict[int, str]:
-    """VMID → user of the stop or shutdown task that began last."""
+    """VMID → user of the stop or shutdown task that began last. One that a later start has undone explains nothing any more."""
     newest: dict[int, Upid] = {}
+    started: dict[int, int] = {}
     for entry in entries:
         u = entry.upid
-        if u.kind in _STOPS and u.vmid is not None and (u.vmid not in newest or newest[u.vmid].started_s <= u.started_s):
+        if u.vmid is None:
+            continue
+        if u.kind in _STOPS and (u.vmid not in newest or newest[u.vmid].started_s <= u.started_s):
             newest[u.vmid] = u
-    return {vmid: u.user for vmid, u in newest.items()}
+        if u.kind in _STARTS and (entry.running or succeeded(entry.exitstatus)):
+            started[u.vmid] = max(u.started_s, started.get(u.vmid, 0))
+    return {vmid: u.user for vmid, u in newest.items() if started.get(vmid, 0) <= u.started_s}
 
 
 def config(data: object, vmid: int, what: str) -> ContainerConfig:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from flows.clients.proxmox import absence, answers, rights
+from flows.clients.proxmox.answers import succeeded
 from flows.clients.proxmox.errors import ALREADY_RUNNING, NOT_RUNNING
 from flows.clients.proxmox.session import MAX_ANSWER_BYTES, Session
-from flows.clients.proxmox.tasks import Tasks, succeeded
+from flows.clients.proxmox.tasks import Tasks
 from flows.domain.ports import CloneSpec, ContainerSpec
 from flows.domain.sources import ContainerConfig, ProxmoxView, TaskStatus
 from flows.errors import AmbiguousEffect, BadAnswer, BadInput, Conflict, Unproven

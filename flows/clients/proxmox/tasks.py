@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from flows.clients.http import fit
 from flows.clients.proxmox import answers
+from flows.clients.proxmox.answers import succeeded
 from flows.clients.proxmox.errors import ALREADY_RUNNING, LOCKED, NO_QUORUM, NOT_RUNNING
 from flows.clients.proxmox.session import Session
 from flows.domain.sources import TaskStatus
@@ -22,12 +23,6 @@ LOG_PAGES = 20
 #: Seconds for which a fresh UPID may be unknown.
 UNKNOWN_S = 15.0
 UNEXPECTED = "unexpected status"
-
-
-def succeeded(exitstatus: str) -> bool:
-    """Exactly ``OK`` or ``WARNINGS: n``."""
-    head, separator, count = exitstatus.partition(": ")
-    return exitstatus == "OK" or (head == "WARNINGS" and bool(separator) and count.isascii() and count.isdigit())
 
 
 class Tasks:

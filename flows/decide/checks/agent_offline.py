@@ -1,8 +1,7 @@
 """``agent_offline``: the container runs, its agent gave no answer in ``confirm_sweeps`` sweeps. Level 2: restart the agent service.
 
-The handler of level 2 is not there yet: the finding names no action, so it is seen and escalates whatever the level. An agent that
-answers and cannot be believed (credential refused, another's identity) would not be mended by a restart: a person is told. One that was
-not asked gave no sign of anything.
+An agent that answers and cannot be believed (credential refused, another's identity) would not be mended by a restart: a person is told.
+One that was not asked gave no sign of anything.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.decide.sightings import container_running, container_stopped, distrusted, observation_of, unasked
-from flows.domain.finding import Check, Finding, Policy
+from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.known import Unknown
 from flows.domain.server import Server, ServerState
 from flows.domain.snapshot import Snapshot
@@ -38,6 +37,7 @@ def _offline(server: Server, reason: str, confirmed: bool) -> Finding:
         subject=server.id,
         summary=f"{server.name}: its container runs, its agent does not answer",
         level=2,
+        action=Action.RESTART_AGENT,
         server_id=server.id,
         host=server.node,
         confirmed=confirmed,

@@ -10,8 +10,11 @@ from flows.decide.checks import (
     backup_missed,
     billing_suspended,
     cleanup_required,
+    container_missing,
+    container_orphaned,
     dns_record,
     dns_stale_record,
+    duplicate_vmid,
     host_down,
     lease_abandoned,
     operation_orphaned,
@@ -22,6 +25,8 @@ from flows.decide.checks import (
     source_drift,
     source_unknown,
     stuck_provisioning,
+    workload_error,
+    workload_stopped,
 )
 from flows.decide.sightings import source_of
 from flows.domain.finding import Check, Finding, Policy
@@ -59,6 +64,11 @@ CHECKS: Mapping[Check, CheckSpec] = {
     Check.PROXY_STALE_REGISTRATION: _spec(proxy_stale_registration),
     Check.BILLING_SUSPENDED: _spec(billing_suspended),
     Check.AGENT_OFFLINE: _spec(agent_offline),
+    Check.WORKLOAD_STOPPED: _spec(workload_stopped),
+    Check.WORKLOAD_ERROR: _spec(workload_error),
+    Check.CONTAINER_MISSING: _spec(container_missing),
+    Check.CONTAINER_ORPHANED: _spec(container_orphaned),
+    Check.DUPLICATE_VMID: _spec(duplicate_vmid),
     Check.BACKUP_MISSED: _spec(backup_missed),
     Check.LEASE_ABANDONED: _spec(lease_abandoned),
     Check.HOST_DOWN: _spec(host_down),

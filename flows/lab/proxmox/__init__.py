@@ -35,7 +35,8 @@ PERSON = Identity("root@pam", root=True)
 
 
 class Proxmox:
-    """The running part. ``manipulate`` is a person at the node: start, stop, destroy, lock, unlock, node down and up."""
+    """The running part. ``manipulate`` is a person at the node: start, stop, destroy, lock, unlock, node down and up; and a container that
+    dies by itself, of which no task tells."""
 
     name = "proxmox"
 
@@ -85,8 +86,12 @@ class Proxmox:
             await self.cluster.world.changed(container.vmid)
         elif op in ("start", "stop", "destroy"):
             await self._person(op, container)
+        elif op == "die":
+            await self.cluster.substance.stop(container)
+            container.stop()
+            await self.cluster.world.changed(container.vmid)
         else:
-            raise PartError(f"op: {op!r} is none of start, stop, destroy, lock, unlock, down, up")
+            raise PartError(f"op: {op!r} is none of start, stop, die, destroy, lock, unlock, down, up")
         return describe(container)
 
     async def _person(self, op: str, container: LabContainer) -> None:

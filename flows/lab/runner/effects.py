@@ -108,6 +108,18 @@ async def deploy_agent(container: LabContainer, inputs: Inputs) -> Effect:
     return Effect(True, apply)
 
 
+async def restart_agent(container: LabContainer, inputs: Inputs) -> Effect:
+    """A process that was killed or stopped is replaced; the workload goes on. Never without a change, as ``state: restarted``."""
+    agent = container.agent
+    if agent is None:
+        raise TaskFailure("Could not find the requested service zlh-agent: host")
+
+    def apply() -> None:
+        agent.alive, agent.frozen = True, False
+
+    return Effect(True, apply)
+
+
 async def preseed_fabric(container: LabContainer, inputs: Inputs) -> Effect:
     files = [(inputs.variables["fabric_server_jar_url"], inputs.variables["fabric_server_jar_sha256"])]
     files += [(mod["url"], mod["sha256"]) for mod in inputs.variables.get("fabric_server_mods") or []]
@@ -170,8 +182,9 @@ async def download(url: str, checksum: str) -> None:
 EFFECTS: Mapping[str, Callable[[LabContainer, Inputs], Awaitable[Effect]]] = {
     "bootstrap.yml": bootstrap,
     "deploy_agent.yml": deploy_agent,
+    "restart_agent.yml": restart_agent,
     "preseed_fabric.yml": preseed_fabric,
     "dev_environment.yml": dev_environment,
 }
-#: Playbooks that go through the node and need no trust yet.
-THROUGH_NODE = frozenset({"bootstrap.yml"})
+#: Playbooks that go through the node and need no trust.
+THROUGH_NODE = frozenset({"bootstrap.yml", "restart_agent.yml"})

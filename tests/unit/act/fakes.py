@@ -47,6 +47,8 @@ class World:
     """``before[name]`` and ``after[name]``: what the next calls of that name raise, before or after their effect. A callable is awaited."""
 
     containers: dict[int, Container] = field(default_factory=dict)
+    raw: dict[int, dict[str, object]] = field(default_factory=dict)
+    last_crash: Mapping[str, object] | None = None
     workload: WorkloadState = WorkloadState.STOPPED
     uptime_s: float = 0.0
     agent_version: str = ""
@@ -95,7 +97,7 @@ class Proxmox:
     async def config(self, node: str, vmid: int) -> ContainerConfig:
         await self.w.hit("config")
         c = self._of(vmid, node)
-        return ContainerConfig(vmid, c.description, c.tags, c.lock, "", {})
+        return ContainerConfig(vmid, c.description, c.tags, c.lock, "", self.w.raw.get(vmid, {}))
 
     async def status(self, node: str, vmid: int) -> str:
         await self.w.hit("status")
@@ -174,7 +176,8 @@ class Agents:
 
     async def status(self, server: Server) -> AgentStatus:
         await self.w.hit("agent.status")
-        return AgentStatus(server.id, "0.1.0", self.w.workload, self.w.workload is WorkloadState.RUNNING, uptime_s=self.w.uptime_s)
+        ready = self.w.workload is WorkloadState.RUNNING
+        return AgentStatus(server.id, "0.1.0", self.w.workload, ready, uptime_s=self.w.uptime_s, last_crash=self.w.last_crash)
 
     async def health(self, server: Server) -> Mapping[str, object]:
         await self.w.hit("agent.health")

@@ -127,7 +127,7 @@ async def _closed_later(house: House, server: Server) -> None:
         await tx.execute(update(t.leases).values(expires_at=0))
     async with house.db.write() as tx:
         [row] = await repairs.close_abandoned(tx)
-        await repairing.announce_abandoned(house.deps(), tx, row)
+        await repairing.announce_late(house.deps(), tx, row, Outcome.UNVERIFIED, "nobody could tell")
         await leases.take(tx, server.id, LeaseKind.REPAIR, "another", 1_000)
     assert await _recorded(house) == ["unverified"]
     assert await _told(house) == ["controller_action"]

@@ -65,6 +65,13 @@ async def test_a_stopped_container_is_proof_where_its_agent_is_silent(house: Hou
     assert await _carry_out(house, finding) is Outcome.REPAIRED
 
 
+async def test_so_is_a_container_that_is_proven_gone(house: House) -> None:
+    server, finding = await _registered(house)
+    del house.world.containers[server.vmid]
+    house.world.before["agent.ready"] = [DOWN] * 9
+    assert await _carry_out(house, finding) is Outcome.REPAIRED
+
+
 async def test_the_silence_of_a_running_container_proves_nothing(house: House) -> None:
     _, finding = await _registered(house)
     house.world.before["agent.ready"] = [DOWN] * 9

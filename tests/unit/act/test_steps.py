@@ -10,12 +10,13 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from flows.act.repairs import ordering
 from flows.act.repairs.registry import HANDLERS
 from flows.act.steps.base import Effect, FinalStep, Step
 from flows.act.steps.registry import STEPS
 from flows.act.steps.workload import READY_S
 from flows.domain.agent import WorkloadState
-from flows.domain.finding import OPERATION_ACTIONS, Action
+from flows.domain.finding import BECOME_OPERATIONS, NOT_YET, OPERATION_ACTIONS, Action
 from flows.domain.flavor import ENVIRONMENTS, GAMES
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
@@ -32,12 +33,16 @@ from tests.unit.act.fakes import Container
 
 @pytest.mark.parametrize("action", Action)
 def test_every_action_has_a_handler_that_names_the_kind_of_its_effect(action: Action) -> None:
-    if action in OPERATION_ACTIONS:
+    if action in OPERATION_ACTIONS or action in BECOME_OPERATIONS or action in NOT_YET:
         assert action not in HANDLERS
         return
     handler = HANDLERS[action]
     assert isinstance(handler.effect, Effect) and handler.effect is not Effect.NONE
     assert 0 < handler.limit_s <= 10, "what needs longer is an operation"
+
+
+def test_what_becomes_an_operation_names_its_kind() -> None:
+    assert set(ordering.KINDS) == BECOME_OPERATIONS
 
 
 @pytest.mark.parametrize("name", StepName)

@@ -21,6 +21,7 @@ PUBLIC = {
     "POST /api/servers/{id}/stop",
     "POST /api/servers/{id}/restart",
     "POST /api/servers/{id}/deploy-agent",
+    "POST /api/servers/{id}/restart-agent",
     "DELETE /api/servers/{id}",
     "GET /api/operations/{id}",
     "POST /api/operations/{id}/cancel",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from flows.cli import look, role_page, settings_page
 from flows.domain.lease import LeaseKind
@@ -17,9 +17,10 @@ from flows.domain.operation import OperationKind, OperationState, Queue
 from flows.state import leases, nodes, operations, servers
 from flows.state import tables as t
 from flows.state.database import Tx
+from flows.state.ids import new_id
 from tests.unit.state.conftest import Make
 
-from .conftest import Fleet, Said
+from .conftest import DAY, HOUR, Fleet, Said
 
 ROOT = Path(__file__).parents[3]
 
@@ -182,14 +183,40 @@ def test_the_repair_level_is_set_and_audited(zlh: Callable[..., Said], home: Pat
     assert json.loads(zlh("audit", "--json", "--limit", "1").out)["detail"] == {"to": 2}
 
 
-def test_before_a_level_is_raised_its_repairs_are_shown(zlh: Callable[..., Said], fleet: Fleet) -> None:
+def test_before_a_level_is_raised_its_evidence_is_shown(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    """What it would have done, where the level alone stood in the way, and how its repairs ended."""
+
+    async def history(tx: Tx) -> None:
+        row = {
+            "check": "workload_stopped",
+            "summary": "",
+            "remedy": "",
+            "reason": "level_disabled",
+            "severity": 1,
+            "evidence": {},
+            "last_seen_at": tx.now,
+        }
+        held: tuple[tuple[int, int | None, str], ...] = (
+            (3 * HOUR, 2 * HOUR, "level_disabled"),
+            (2 * HOUR, None, "level_disabled"),
+            (2 * HOUR, HOUR, "repairing"),
+            (45 * DAY, 40 * DAY, "level_disabled"),
+        )
+        for number, (opened, closed, reason) in enumerate(held):
+            times = {"opened_at": tx.now - opened, "closed_at": None if closed is None else tx.now - closed}
+            await tx.execute(insert(t.episodes).values(row | times | {"id": new_id(), "subject": f"s{number}", "reason": reason}))
+
+    write(history)
     assert zlh("repair-level", "set", "0", "--yes").err == ""
     said = zlh("repair-level", "set", "2", "--yes")
-    assert said.err.splitlines() == [
-        "level 1, last 30 days: dns_record failed 3",
-        "level 2, last 30 days: no repairs, so nothing is known of it here",
-    ]
+    level1, level2 = said.err.split("level 2, ")
+    assert "  dns_record                would not have acted · 0 repaired, 3 failed\n" in level1
+    assert "  workload_stopped          would have acted 2 times on 2, 1 ended without it after 60 m · no repairs\n" in level2
+    assert level2.endswith("  nothing is known here of workload_error\n")
     assert said.out == "levels 0–2\n"
+    assert zlh("repair-level", "set", "2").status == 2, "nobody was asked"
+    offline = json.loads(zlh("repair-level", "set", "3", "--yes", "--json").out)["evidence"][0]
+    assert (offline["check"], offline["level"], offline["would_have_acted"]) == ("container_missing", 3, 0)
 
 
 def test_suspending_closes_the_customers_servers_to_players(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
@@ -260,10 +287,10 @@ def test_settings_show_no_secret_and_where_they_come_from(zlh: Callable[..., Sai
 
 
 def test_what_this_version_cannot_do_says_how_by_hand(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    for command, word in (("restart-agent", "systemctl restart zlh-agent"), ("backup", "vzdump"), ("restore", "pct restore")):
+    for command, word in (("backup", "vzdump"), ("restore", "pct restore")):
         said = zlh(command, "moss")
         assert said.status == 1
-        assert f"on pve2: {'pct exec' if word.startswith('systemctl') else word}" in said.err
+        assert f"on pve2: {word}" in said.err
         assert word in said.err
         said = zlh(command, "moss", "--json")
         assert said.status == 1

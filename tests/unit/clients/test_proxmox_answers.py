@@ -77,8 +77,12 @@ def test_the_stop_that_began_last_counts() -> None:
     def stop(start: int, user: str, kind: str = "vzstop") -> dict[str, Any]:
         return {"upid": f"UPID:pve1:00000001:00000001:{start:08X}:{kind}:7:{user}:", "endtime": start, "status": "OK"}
 
-    tasks = [stop(5, "anna@pam", "vzshutdown"), stop(9, "zlh@pve!autopilot"), stop(7, "bert@pam"), stop(99, "carl@pam", "vzstart")]
+    tasks = [stop(5, "anna@pam", "vzshutdown"), stop(9, "zlh@pve!autopilot"), stop(7, "bert@pam"), stop(8, "carl@pam", "vzstart")]
     assert answers.last_stops(answers.task_entries(tasks, "x")) == {7: "zlh@pve!autopilot"}
+    undone = answers.task_entries([*tasks, stop(99, "carl@pam", "vzstart")], "x")
+    assert answers.last_stops(undone) == {}, "what stopped it then does not explain why it is stopped now"
+    failed = answers.task_entries([*tasks, stop(99, "carl@pam", "vzstart") | {"status": "no space"}], "x")
+    assert answers.last_stops(failed) == {7: "zlh@pve!autopilot"}
 
 
 @pytest.mark.parametrize("text", ["", "UPID:", None, 5, UPID, "UPID:pve1:0000C0DE:00A1B2C3:65F00000:vzstart:1:zlh@pve"])

@@ -49,3 +49,24 @@ def test_repairs_under_way_count() -> None:
     verdicts = limits.select([_finding(f"s{i}", host="h" if i == 0 else None) for i in range(4)] + [_finding("r0")], rows, {}, POLICY)
     assert _begun(verdicts) == ["s1", "s2"]
     assert verdicts["dns_record/r0"] == "another repair of the same server goes first"
+
+
+def _lasting(number: int, host: str = "h") -> RepairRow:
+    return RepairRow(str(number), Check.AGENT_OFFLINE, Action.RESTART_AGENT, f"r{number}", f"r{number}", host, 2, True, 0, operation_id=f"op{number}")
+
+
+def test_what_lasts_has_half_of_the_slots() -> None:
+    findings = [_finding(f"s{i}", Action.START_WORKLOAD, host=f"h{i}") for i in range(4)]
+    assert _begun(limits.select(findings, [], {}, POLICY)) == ["s0", "s1"]
+    assert _begun(limits.select(findings, [_lasting(1, "h0")], {}, POLICY)) == ["s1"]
+    crowd = [_finding(f"q{i}", Action.DEREGISTER_PROXY, host=f"h{i}") for i in range(4)]
+    assert _begun(limits.select([*crowd, findings[0]], [], {}, POLICY)) == ["q0", "q1", "q2", "q3"], "four at once, whatever they are"
+    assert _begun(limits.select(crowd, [_lasting(1, "a"), _lasting(2, "b")], {}, POLICY)) == ["q0", "q1"]
+
+
+def test_what_lasts_never_keeps_its_own_lost_run_from_being_taken_up() -> None:
+    """Seen on a machine that was too busy to start runs: the intent of a restart is open, its run died, and nothing but the next attempt ends it."""
+    lost = [_finding(f"operation:op{i}", Action.NEXT_ATTEMPT, host="h", server=f"r{i}") for i in range(2)]
+    assert _begun(limits.select(lost, [_lasting(0), _lasting(1)], {}, POLICY)) == ["operation:op0"], "one slot is left, and then the next"
+    one = Policy(concurrent_repairs=1, concurrent_per_host=1)
+    assert _begun(limits.select(lost[:1], [_lasting(0)], {}, one)) == ["operation:op0"]

@@ -28,7 +28,7 @@ SERVER = st.fixed_dictionaries(
         "edge": st.sampled_from(["open", "open", "open", "withdrawn"]),
         "customer_id": st.sampled_from(["acme", "acme", "broke", "nobody"]),
         "agent": st.sampled_from(["ready", "ready", "not_ready", "stopped", "silent", "silent", "distrusted", "unasked", {"operation": "job-1"}]),
-        "container": st.sampled_from(["running", "running", "running", "stopped", "missing", "unknown"]),
+        "container": st.sampled_from(["running", "running", "running", "stopped", "missing", "absent", "unknown"]),
         "registered": st.sampled_from([True, False, "10.9.9.9:25565"]),
         "published": st.sampled_from([True, False, "198.51.100.9"]),
         "activated_at": st.sampled_from(["-2h", "-90d"]),
@@ -72,6 +72,15 @@ REPAIR = st.one_of(
     ),
     st.just({"check": "source_drift", "action": "rehydrate_proxy", "subject": "source:proxy", "counted": False, "host": None, "copies": 3}),
 )
+REVIEW = st.fixed_dictionaries(
+    {
+        "check": st.just("container_orphaned"),
+        "subject": st.just("container:10900"),
+        "evidence": st.sampled_from([{}, {"vmid": 10_900, "node": "pve1", "name": "late", "tags": ["zlh"]}]),
+        "decision": st.sampled_from([None, "approved", "rejected", "carried_out"]),
+        "expires_at": st.sampled_from(["-1s", "+1h"]),
+    }
+)
 BRAKE = st.one_of(
     st.just({"scope": "all"}),
     st.builds(lambda host: {"scope": "host", "target": host}, HOSTS),
@@ -99,9 +108,11 @@ DESCRIPTION = st.fixed_dictionaries(
         "unknown": st.dictionaries(st.sampled_from(ALL_SOURCES), st.just("no answer"), max_size=2),
         "registrations": st.dictionaries(st.sampled_from(["ghost1", "ghost2"]), st.just("10.9.9.9:25565"), max_size=2),
         "names": st.dictionaries(st.just("ghost.play.example"), st.just({"A": "203.0.113.7", "owner": "gone"}), max_size=1),
-        "sightings": st.dictionaries(st.sampled_from(["proxy:ghost1", "dns:ghost.play.example"]), st.integers(1, 2), max_size=2),
+        "sightings": st.dictionaries(st.sampled_from(["proxy:ghost1", "dns:ghost.play.example", "container:10900"]), st.integers(1, 2), max_size=2),
         "nodes": st.dictionaries(HOSTS, st.booleans(), max_size=1),
-        "level": st.integers(0, 2),
+        "level": st.integers(0, 3),
+        "containers": st.dictionaries(st.just(10_900), st.just({"name": "late", "tags": ["zlh"]}), max_size=1),
+        "reviews": st.lists(REVIEW, max_size=2),
     }
 )
 SNAPSHOTS = DESCRIPTION.map(snapshots.snapshot)
@@ -184,10 +195,11 @@ def test_a_second_sweep_of_the_same_facts_writes_nothing(snapshot: Snapshot) -> 
     """Rows, alerts and audit lines are written on transitions, never each minute."""
     plan = decide(snapshot, POLICY)
     assert max(Counter(c.key for c in plan.changes).values(), default=1) == 1
-    fleet = dataclasses.replace(snapshot.fleet, episodes=_applied(snapshot, plan))
+    reviews = tuple(r for r in snapshot.fleet.reviews if r.id not in plan.withdrawn) + plan.asked
+    fleet = dataclasses.replace(snapshot.fleet, episodes=_applied(snapshot, plan), reviews=reviews)
     again = decide(dataclasses.replace(snapshot, fleet=fleet), POLICY)
     if not any(s.reason == "rate_limited" for s in plan.suppressed):  # the queue of the limits moves on
-        assert again.changes == ()
+        assert (again.changes, again.asked, again.withdrawn) == ((), (), {})
 
 
 def _applied(snapshot: Snapshot, plan: Plan) -> dict[str, EpisodeRow]:
@@ -205,6 +217,7 @@ def _applied(snapshot: Snapshot, plan: Plan) -> dict[str, EpisodeRow]:
             row,
             reason=change.reason,
             severity=finding.severity,
+            remedy=finding.remedy,
             escalated_at=snapshot.now if change.announce and not recalled else row.escalated_at,
             recalled_at=snapshot.now if recalled else row.recalled_at,
         )
