@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -21,9 +21,13 @@ from flows.domain.event import Event, Route
 from flows.domain.ports import Artifact, DnsWriter, Gate, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
+from flows.observe.validation import Lookers
 from flows.settings import Settings, load
 from flows.state import host_keys
 from flows.state.database import Database
+
+if TYPE_CHECKING:
+    from flows.clients.redis_server import RedisServer
 
 
 def database(settings: Settings) -> Database:
@@ -152,6 +156,27 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
             public_key=lambda: public_key(settings),
             holder=holder(),
         )
+
+
+@asynccontextmanager
+async def lookers(settings: Settings) -> AsyncIterator[Lookers]:
+    """What ``zlh validate`` looks with: readers of the database, Proxmox, the engine and Redis."""
+    from flows.clients.engine import PrefectEngine
+    from flows.clients.proxmox import ProxmoxClient
+
+    async with AsyncExitStack() as stack:
+        store, proxmox, engine = database(settings), ProxmoxClient(settings.proxmox), PrefectEngine(settings.engine)
+        redis = redis_server(settings)
+        for thing in (store, proxmox, engine, *((redis,) if redis else ())):
+            stack.push_async_callback(thing.close)
+        yield Lookers(settings, store, proxmox, engine.workers, redis.clients if redis else None, socket.gethostname())
+
+
+def redis_server(settings: Settings) -> RedisServer | None:
+    """Where one is configured."""
+    from flows.clients.redis_server import RedisServer
+
+    return RedisServer(settings.redis) if settings.redis.url.get_secret_value() else None
 
 
 def catalog(settings: Settings) -> Any:

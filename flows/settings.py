@@ -185,6 +185,7 @@ class EngineSettings(Group):
     url: str = Field("http://127.0.0.1:4200/api", description="Prefect's API; loopback or a literal address")
     auth: SecretStr = Field(SecretStr(""), description="Prefect's auth string, user:password")
     pool: str = Field("zlh", description="Work pool")
+    home: Path = Field(Path("var/prefect"), description="Directory of Prefect's profile, its SQLite database and the flow runs' working directory")
     timeout_s: float = Field(10.0, gt=0, description="Seconds per call")
 
     @field_validator("url")
@@ -208,6 +209,21 @@ class RedisSettings(Group):
     url: SecretStr = Field(SecretStr(""), description="Redis URL of the optional gate; empty: none")
     prefix: str = Field("zlh:", description="Prefix of every key of ours")
     timeout_s: float = Field(2.0, gt=0, description="Seconds per call")
+
+
+class TopologySettings(Group):
+    """What ``zlh validate workers`` expects."""
+
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Machines that may run our processes, as NAME=ADDRESS, one entry for each address; empty: this one",
+    )
+    workers: int = Field(1, ge=1, description="Workers of the engine that may be online at once")
+
+    @field_validator("hosts")
+    @classmethod
+    def _names_and_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(wellformed.machine(entry) for entry in value)
 
 
 class NetworkSettings(Group):
@@ -307,6 +323,7 @@ class Settings(Group):
     engine: EngineSettings = EngineSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     redis: RedisSettings = RedisSettings()
+    topology: TopologySettings = TopologySettings()
     network: NetworkSettings = NetworkSettings()
     vmid: VmidSettings = VmidSettings()
     placement: PlacementSettings = PlacementSettings()

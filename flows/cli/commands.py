@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "Look": {
         "status": ("One screen: automation, sources, fleet, findings, queues.", ("look",)),
         "explain": ("One server: what each source says, what automation would do and why not.", ("look",)),
+        "validate": ("Is the state consistent? Database, workers; on request one controlled creation.", ("validate",)),
         "doctor": ("Rights, reachability, versions and clocks of everything needed.", ("look",)),
         "reconcile": ("One sweep from here, or with --dry-run its plan.", ("look",)),
         "servers": ("What customers own.", ("listings",)),
