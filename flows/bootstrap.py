@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from flows.act.deps import Deps, Identity
 from flows.decide import calendar, routing
 from flows.domain.event import Event, Route
-from flows.domain.ports import Artifact, DnsWriter, Gate, PlaybookRunner
+from flows.domain.ports import Artifact, DnsWriter, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
 from flows.observe.validation import Lookers
@@ -27,7 +27,13 @@ from flows.state import host_keys
 from flows.state.database import Database
 
 if TYPE_CHECKING:
+    from flows.clients.engine_setup import EngineSetup
+    from flows.clients.gate import NoGate, RedisGate
     from flows.clients.redis_server import RedisServer
+
+
+#: The deployments, beside the package.
+PREFECT_FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
 def database(settings: Settings) -> Database:
@@ -76,7 +82,7 @@ def runner(settings: Settings, database: Database) -> PlaybookRunner:
     return AnsibleRunner(settings.ansible, host_keys=known, entrance=literal_host("ZLH_PROXMOX__HOST", settings.proxmox.host, 8006)[0])
 
 
-def gate(settings: Settings) -> Gate:
+def gate(settings: Settings) -> RedisGate | NoGate:
     """Redis in front of the epoch row, where one is configured."""
     from flows.clients.gate import NoGate, RedisGate
 
@@ -177,6 +183,18 @@ def redis_server(settings: Settings) -> RedisServer | None:
     from flows.clients.redis_server import RedisServer
 
     return RedisServer(settings.redis) if settings.redis.url.get_secret_value() else None
+
+
+@asynccontextmanager
+async def engine_setup(settings: Settings) -> AsyncIterator[EngineSetup]:
+    """Makes the Prefect server ours, at ``ZLH_ENGINE__HOME``."""
+    from flows.clients.engine_setup import EngineSetup
+
+    setup = EngineSetup(settings.engine, settings.engine.home)
+    try:
+        yield setup
+    finally:
+        await setup.close()
 
 
 def catalog(settings: Settings) -> Any:

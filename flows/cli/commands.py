@@ -57,6 +57,10 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "agents": ("The agents in the containers.", ("agents",)),
         "repair-level": ("Up to which level automation repairs.", ("brakes",)),
     },
+    "Mend": {
+        "redis": ("Redis, which may be thrown away at any time.", ("resets",)),
+        "engine": ("Prefect's database, which may be thrown away at any time.", ("resets",)),
+    },
     "Set up": {
         "config": ("Effective settings.", ("look",)),
         "migrate": ("Bring the database to this version's tables.", ("look",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -61,12 +61,22 @@ def _look(parts: list[Callable[[Lookers], Awaitable[Report]]], json: bool) -> No
 def finish(report: Report, json: bool) -> None:
     """Prints it, and ends with the exit status that it means."""
     if json:
-        output.data({"clean": report.clean, "findings": [asdict(p) for p in report.problems], "unlooked": [asdict(u) for u in report.unlooked],
-                     "looked": list(report.looked)})  # fmt: skip
+        output.data(as_data(report))
     else:
         for line in lines(report):
             output.text(line)
-    raise SystemExit(1 if report.problems else 3 if report.unlooked else 0)
+    raise SystemExit(status(report))
+
+
+def status(report: Report) -> int:
+    """The exit status that it means."""
+    return 1 if report.problems else 3 if report.unlooked else 0
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """What a program reads."""
+    found, unlooked = [asdict(p) for p in report.problems], [asdict(u) for u in report.unlooked]
+    return {"clean": report.clean, "findings": found, "unlooked": unlooked, "looked": list(report.looked)}
 
 
 def lines(report: Report) -> list[str]:
