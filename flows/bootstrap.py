@@ -5,6 +5,7 @@ Heavy libraries are imported inside the builders, so that the command line start
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import uuid
@@ -27,6 +28,8 @@ from flows.state import host_keys
 from flows.state.database import Database
 
 if TYPE_CHECKING:
+    from flows.act.post_migration import Parts
+    from flows.act.trial import FrontDoor, Wish
     from flows.clients.engine_setup import EngineSetup
     from flows.clients.gate import NoGate, RedisGate
     from flows.clients.redis_server import RedisServer
@@ -183,6 +186,40 @@ def redis_server(settings: Settings) -> RedisServer | None:
     from flows.clients.redis_server import RedisServer
 
     return RedisServer(settings.redis) if settings.redis.url.get_secret_value() else None
+
+
+@asynccontextmanager
+async def post_migration(settings: Settings, *, run_id: str = "", wish: Wish | None = None) -> AsyncIterator[Parts]:
+    """What the flow of that name needs."""
+    from flows.act import trial
+    from flows.act.post_migration import Parts
+    from flows.clients.engine import PrefectEngine
+
+    async with AsyncExitStack() as stack:
+        everything = await stack.enter_async_context(deps(settings))
+        look = await stack.enter_async_context(lookers(settings))
+        setup = await stack.enter_async_context(engine_setup(settings))
+        redis, door_keeper, engine = redis_server(settings), gate(settings), PrefectEngine(settings.engine)
+        for thing in (*((redis,) if redis else ()), door_keeper, engine):
+            stack.push_async_callback(thing.close)
+
+        async def converge() -> None:
+            await setup.run(PREFECT_FILE, interval_s=settings.timing.sweep_s)
+
+        def door(token: SecretStr) -> FrontDoor:
+            return front_door(settings.model_copy(update={"api": settings.api.model_copy(update={"admin_token": token})}))
+
+        yield Parts(everything, look, door_keeper, redis, converge, engine, door, wish or trial.Wish(), run_id)
+
+
+def front_door(settings: Settings) -> FrontDoor:
+    """Our own API, called with the admin token of the settings."""
+    from flows.clients import own_api
+
+    async def call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        return await asyncio.to_thread(own_api.call, settings.api, method, path, body)
+
+    return call
 
 
 @asynccontextmanager

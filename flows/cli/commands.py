@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "Brakes": {
         "pause": ("Stop all automation, of everything, a host or a server.", ("brakes",)),
         "resume": ("Let automation act again.", ("brakes",)),
+        "intake": ("Whether new orders are taken.", ("intake",)),
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
         "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
         "agents": ("The agents in the containers.", ("agents",)),
