@@ -83,6 +83,9 @@ def engine_reset(force: Force = False, yes: output.Yes = False, json: output.Jso
             async def renew() -> None:
                 await setup.renew(bootstrap.PREFECT_FILE, interval_s=settings.timing.sweep_s)
 
+            if not force:
+                await resets.refuse_live(deps.database, "engine reset")
+            await setup.renewable()
             generation = await resets.reset_engine(deps.database, renew, session.actor(), force=force)
             gate = bootstrap.gate(settings)
             try:
