@@ -13,6 +13,8 @@ from typing import Protocol
 
 from flows.act.deps import Deps
 from flows.act.sweep import SweepResult, sweep
+from flows.decide.episodes import REPAIRING
+from flows.domain.finding import Check
 from flows.domain.lease import Lease
 from flows.domain.ports import Gate
 from flows.domain.validation import Part, Problem, Report, Unlooked
@@ -65,8 +67,8 @@ async def reset_engine(database: Database, renew: Callable[[], Awaitable[None]],
 
 
 async def prove_sweep(deps: Deps, gate: Gate, say: Callable[[str], None], *, gated: bool) -> Report:
-    """One sweep from here, or where another controller sweeps just now that one: it must find nothing that was not known before. ``gated``:
-    Redis is configured, and must have let the sweep in."""
+    """One sweep from here, or where another controller sweeps just now that one: it must find nothing that was not known before, but for
+    what it mends itself. ``gated``: Redis is configured, and must have let the sweep in."""
     patience_s = deps.settings.watchdog.intervals * deps.settings.timing.sweep_s
     async with deps.database.read() as tx:
         before, began = set(await episodes.open_(tx)), tx.now
@@ -83,11 +85,14 @@ async def prove_sweep(deps: Deps, gate: Gate, say: Callable[[str], None], *, gat
         unlooked.append(Unlooked(Part.RESET, "whether Redis lets a sweep in", "it gave no answer", "check ZLH_REDIS__URL; zlh doctor"))
     async with deps.database.read() as tx:
         now = await episodes.open_(tx)
+    # An order that lost its run in the engine, for one, is found and submitted again by this very sweep.
+    opened = [(key, row) for key, row in sorted(now.items()) if key not in before and row.reason != REPAIRING]
     problems = [
         Problem(Part.RESET, "sweep_not_clean", (f"episodes:{row.id}",), row.summary or key, row.remedy or "zlh findings")
-        for key, row in sorted(now.items())
-        if key not in before
+        for key, row in opened
+        if row.check is not Check.SOURCE_UNKNOWN
     ]
+    unlooked += [Unlooked(Part.RESET, row.subject, row.summary, row.remedy) for _, row in opened if row.check is Check.SOURCE_UNKNOWN]
     if result.outcome == "failed":
         problems.append(
             Problem(Part.RESET, "sweep_failed", (f"sweeps:{result.epoch}",), f"the sweep failed: {result.reason}", "zlh status; zlh doctor")

@@ -51,7 +51,8 @@ class Wish:
 
 
 async def run(deps: Deps, door: FrontDoor, wish: Wish, say: Callable[[str], None]) -> Report:
-    """Raises Conflict where the front door refuses the order, Temporary where it gives no answer; then nothing was made."""
+    """Raises Conflict where the front door refuses the order; then nothing was made. Raises Temporary where it gives no answer at all; what was
+    made then is deleted by the next validation."""
     customer_id = await _customer(deps, wish.customer)
     await _clear(deps, door, customer_id, say)
     began = time.monotonic()

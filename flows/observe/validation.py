@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from flows.decide.validate import containers, topology
@@ -19,7 +20,7 @@ from flows.domain.records import Limits, Records, ServerRecord
 from flows.domain.sources import ProxmoxView
 from flows.domain.topology import Expected, Peer, host_of
 from flows.domain.validation import Part, Problem, Report, Unlooked
-from flows.errors import AutomationError
+from flows.errors import NotFound
 from flows.observe.source import ask
 from flows.settings import Settings
 from flows.state import migrate, records, visitors
@@ -62,7 +63,7 @@ def limits_of(settings: Settings) -> Limits:
 async def database(look: Lookers) -> Report:
     """M1. With tables of another revision nothing else is read of them."""
     limit = look.settings.timing.observe_s
-    at = await ask(migrate.current(look.settings.database.url.get_secret_value()), limit)
+    at = await ask(_revision(look.database), limit)
     if isinstance(at, Unknown):
         return _blind(Part.DATABASE, "the database", at, "check ZLH_DATABASE__URL; zlh doctor")
     other = rules.schema(at.value, migrate.head())
@@ -93,6 +94,14 @@ async def database(look: Lookers) -> Report:
         unlooked += unproven
         looked.append(f"{len(view.value.containers)} containers")
     return Report(tuple(found), tuple(unlooked), tuple(looked))
+
+
+async def _revision(db: Database) -> str | None:
+    """Raises NotFound for a file that is not there: looking must not make it."""
+    if db.sqlite and not await asyncio.to_thread(Path(str(db.url.database)).is_file):
+        raise NotFound(f"database {db.url.database}", why="there is no such file")
+    async with db.read() as tx:
+        return await migrate.revision_of(tx)
 
 
 async def _records(look: Lookers, give_up_ms: int, stuck_ms: int) -> Records:
@@ -188,8 +197,3 @@ def server_of(url: str) -> str:
 
 def _blind(part: Part, what: str, why: Unknown, remedy: str) -> Report:
     return Report(unlooked=(Unlooked(part, what, why.reason, remedy),))
-
-
-async def blind(part: Part, error: AutomationError) -> Report:
-    """A part that could not even begin."""
-    return Report(unlooked=(Unlooked(part, part.value, f"{error.what} · {error.why}", error.remedy),))

@@ -52,7 +52,10 @@ def test_tables_of_another_revision_are_a_finding_and_nothing_else_is_read(zlh: 
 
 
 def test_a_database_that_does_not_answer_is_no_clean_one(zlh: Zlh, home: Path) -> None:
+    """And looking makes none where there is none."""
     (home / "zlh.db").unlink()
+    assert zlh("validate", "database").status == 3
+    assert not (home / "zlh.db").exists()
     (home / "zlh.db").mkdir()
     said = zlh("validate", "database", "--json")
     assert said.status == 3
