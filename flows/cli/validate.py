@@ -139,7 +139,7 @@ async def _submitted(settings: Settings, wait: bool, json: bool) -> int:
     if json:
         output.data({"run": run_id, "state": state})
     else:
-        output.text(f"post-migration {state}" + ("" if state in ("completed", "submitted") else ": zlh intake says whether orders are taken"))
+        output.text(f"post-migration {state}" + ("" if state in ("completed", "submitted") else ": whether orders are taken: zlh intake"))
     return 0 if state in ("completed", "submitted") else 1
 
 

@@ -37,14 +37,14 @@ class WithRedis(ScratchStack):
         await super()._set_up_engine(home)
 
     def _own_values(self) -> dict[str, str]:
-        return super()._own_values() | {"ZLH_REDIS__URL": self.url}
+        return super()._own_values() | {"ZLH_REDIS__URL": self.url, "ZLH_TIMING__SWEEP_S": "20"}
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(Redis()) as redis:
         assert isinstance(redis, Redis)
-        stack = WithRedis(tmp_path_factory.mktemp("migrated"), fleet="sim", short=True, say=lambda _: None)
+        stack = WithRedis(tmp_path_factory.mktemp("migrated"), fleet="sim", say=lambda _: None)
         stack.url = redis.url
         try:
             stack.prepare()
@@ -73,7 +73,7 @@ async def settled(stack: Stack) -> None:
     """The first sweep has run, and its worker has beaten."""
     async with asyncio.timeout(240):
         while (await zlh(stack, "status"))[0] == 3:
-            await asyncio.sleep(2)
+            await asyncio.sleep(5)
 
 
 async def test_a_running_stack_is_consistent_and_what_disturbs_it_is_named(stack: Stack, stage: Stage) -> None:
@@ -92,7 +92,7 @@ async def test_a_running_stack_is_consistent_and_what_disturbs_it_is_named(stack
                 rules = [f["rule"] for f in json.loads(said)["findings"]]
                 if rules == ["too_many_workers"]:
                     break
-                await asyncio.sleep(1)
+                await asyncio.sleep(5)
         assert status == 1
     finally:
         stack.children["prefect-worker"].stop()
