@@ -5,25 +5,38 @@ Heavy libraries are imported inside the builders, so that the command line start
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from flows.act.deps import Deps, Identity
 from flows.decide import calendar, routing
 from flows.domain.event import Event, Route
-from flows.domain.ports import Artifact, DnsWriter, Gate, PlaybookRunner
+from flows.domain.ports import Artifact, DnsWriter, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
+from flows.observe.validation import Lookers
 from flows.settings import Settings, load
 from flows.state import host_keys
 from flows.state.database import Database
+
+if TYPE_CHECKING:
+    from flows.act.post_migration import Parts
+    from flows.act.trial import FrontDoor, Wish
+    from flows.clients.engine_setup import EngineSetup
+    from flows.clients.gate import NoGate, RedisGate
+    from flows.clients.redis_server import RedisServer
+
+
+#: The deployments, beside the package.
+PREFECT_FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
 def database(settings: Settings) -> Database:
@@ -72,7 +85,7 @@ def runner(settings: Settings, database: Database) -> PlaybookRunner:
     return AnsibleRunner(settings.ansible, host_keys=known, entrance=literal_host("ZLH_PROXMOX__HOST", settings.proxmox.host, 8006)[0])
 
 
-def gate(settings: Settings) -> Gate:
+def gate(settings: Settings) -> RedisGate | NoGate:
     """Redis in front of the epoch row, where one is configured."""
     from flows.clients.gate import NoGate, RedisGate
 
@@ -152,6 +165,73 @@ async def deps(settings: Settings | None = None) -> AsyncIterator[Deps]:
             public_key=lambda: public_key(settings),
             holder=holder(),
         )
+
+
+@asynccontextmanager
+async def lookers(settings: Settings) -> AsyncIterator[Lookers]:
+    """What ``zlh validate`` looks with: readers of the database, Proxmox, the engine and Redis."""
+    from flows.clients.engine import PrefectEngine
+    from flows.clients.proxmox import ProxmoxClient
+
+    async with AsyncExitStack() as stack:
+        store, proxmox, engine = database(settings), ProxmoxClient(settings.proxmox), PrefectEngine(settings.engine)
+        redis = redis_server(settings)
+        for thing in (store, proxmox, engine, *((redis,) if redis else ())):
+            stack.push_async_callback(thing.close)
+        yield Lookers(settings, store, proxmox, engine.workers, redis.clients if redis else None, socket.gethostname())
+
+
+def redis_server(settings: Settings) -> RedisServer | None:
+    """Where one is configured."""
+    from flows.clients.redis_server import RedisServer
+
+    return RedisServer(settings.redis) if settings.redis.url.get_secret_value() else None
+
+
+@asynccontextmanager
+async def post_migration(settings: Settings, *, run_id: str = "", wish: Wish | None = None) -> AsyncIterator[Parts]:
+    """What the flow of that name needs."""
+    from flows.act import trial
+    from flows.act.post_migration import Parts
+    from flows.clients.engine import PrefectEngine
+
+    async with AsyncExitStack() as stack:
+        everything = await stack.enter_async_context(deps(settings))
+        look = await stack.enter_async_context(lookers(settings))
+        setup = await stack.enter_async_context(engine_setup(settings))
+        redis, door_keeper, engine = redis_server(settings), gate(settings), PrefectEngine(settings.engine)
+        for thing in (*((redis,) if redis else ()), door_keeper, engine):
+            stack.push_async_callback(thing.close)
+
+        async def converge() -> None:
+            await setup.run(PREFECT_FILE, interval_s=settings.timing.sweep_s)
+
+        def door(token: SecretStr) -> FrontDoor:
+            return front_door(settings.model_copy(update={"api": settings.api.model_copy(update={"admin_token": token})}))
+
+        yield Parts(everything, look, door_keeper, redis, converge, engine, door, wish or trial.Wish(), run_id)
+
+
+def front_door(settings: Settings) -> FrontDoor:
+    """Our own API, called with the admin token of the settings."""
+    from flows.clients import own_api
+
+    async def call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        return await asyncio.to_thread(own_api.call, settings.api, method, path, body)
+
+    return call
+
+
+@asynccontextmanager
+async def engine_setup(settings: Settings) -> AsyncIterator[EngineSetup]:
+    """Makes the Prefect server ours, at ``ZLH_ENGINE__HOME``."""
+    from flows.clients.engine_setup import EngineSetup
+
+    setup = EngineSetup(settings.engine, settings.engine.home)
+    try:
+        yield setup
+    finally:
+        await setup.close()
 
 
 def catalog(settings: Settings) -> Any:

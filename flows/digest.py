@@ -19,7 +19,7 @@ async def digest() -> str:
     database = bootstrap.database(settings)
     try:
         event = await report.send(database, bootstrap.calendar_of(settings), policy_of(settings))
-        await retention.prune(database)
+        await retention.prune(database, settings.policy.keep_days)
     finally:
         await database.close()
     say()(event.what)

@@ -20,7 +20,7 @@ from flows.settings import load
 async def reconcile() -> State[None] | str:
     """One sweep. Ticks that were missed while no worker ran come late and all at once: they end as superseded."""
     settings = load()
-    if late(settings.timing.sweep_s):
+    if late(settings.timing.sweep_s, settings.timing.late_s):
         return Cancelled(message="superseded: scheduled too long ago")
     async with bootstrap.deps(settings) as deps:
         result = await sweep(deps, bootstrap.gate(settings), say())
@@ -30,7 +30,7 @@ async def reconcile() -> State[None] | str:
     return result.outcome
 
 
-def late(interval_s: float) -> bool:
-    """Whether this run was due more than max(two intervals, a minute) ago."""
+def late(interval_s: float, late_s: float) -> bool:
+    """Whether this run was due more than two intervals, and more than ``late_s``, ago."""
     due = flow_run.scheduled_start_time
-    return due is not None and datetime.now(UTC) - due > timedelta(seconds=max(2 * interval_s, 60.0))
+    return due is not None and datetime.now(UTC) - due > timedelta(seconds=max(2 * interval_s, late_s))

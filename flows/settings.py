@@ -127,7 +127,9 @@ class NotifySettings(Group):
     drain_s: float = Field(2.0, gt=0, description="Seconds between two looks at the outbox")
     claim_s: float = Field(30.0, gt=0, description="Seconds that a dispatcher owns a message")
     give_up_s: float = Field(86_400.0, gt=0, description="Seconds of retries before a message is dead")
-    fold_over: int = Field(5, ge=1, description="More messages of one kind than this in 10 s become one")
+    fold_over: int = Field(5, ge=1, description="More messages of one kind for one channel than this within ZLH_NOTIFY__BURST_S become one")
+    burst_s: float = Field(10.0, gt=0, description="Seconds within which messages of one kind count as one burst")
+    fold_named: int = Field(10, ge=1, le=20, description="Subjects that the one message of a burst names")
     timezone: str = Field("UTC", description="IANA zone of business and quiet hours")
     business_days: tuple[int, ...] = Field((0, 1, 2, 3, 4), description="Days at the other job, Monday is 0")
     business_from: str = Field("09:00", description="Begin of business hours, HH:MM local time")
@@ -185,6 +187,7 @@ class EngineSettings(Group):
     url: str = Field("http://127.0.0.1:4200/api", description="Prefect's API; loopback or a literal address")
     auth: SecretStr = Field(SecretStr(""), description="Prefect's auth string, user:password")
     pool: str = Field("zlh", description="Work pool")
+    home: Path = Field(Path("var/prefect"), description="Directory of Prefect's profile, its SQLite database and the flow runs' working directory")
     timeout_s: float = Field(10.0, gt=0, description="Seconds per call")
 
     @field_validator("url")
@@ -208,6 +211,21 @@ class RedisSettings(Group):
     url: SecretStr = Field(SecretStr(""), description="Redis URL of the optional gate; empty: none")
     prefix: str = Field("zlh:", description="Prefix of every key of ours")
     timeout_s: float = Field(2.0, gt=0, description="Seconds per call")
+
+
+class TopologySettings(Group):
+    """What ``zlh validate workers`` expects."""
+
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Machines that may run our processes, as NAME=ADDRESS, one entry for each address; empty: this one",
+    )
+    workers: int = Field(1, ge=1, description="Workers of the engine that may be online at once")
+
+    @field_validator("hosts")
+    @classmethod
+    def _names_and_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(wellformed.machine(entry) for entry in value)
 
 
 class NetworkSettings(Group):
@@ -256,7 +274,12 @@ class PlacementSettings(Group):
 class TimingSettings(Group):
     """Start-up refuses ``heartbeat + call time-out + margin >= lease``."""
 
-    sweep_s: float = Field(60.0, ge=1, description="Seconds between two sweeps")
+    sweep_s: float = Field(
+        60.0, ge=1, le=75, description="Seconds between two sweeps; what a sweep saw is believed for 150 s, which must outlast two of them"
+    )
+    late_s: float = Field(
+        60.0, ge=0, description="Seconds after which a sweep that did not begin in time ends as superseded, if two intervals are less"
+    )
     observe_s: float = Field(20.0, gt=0, description="Seconds for observing")
     sweep_limit_s: float = Field(45.0, gt=0, description="Seconds for a whole sweep, hard")
     lease_s: float = Field(60.0, gt=0, description="Seconds before a lease without heartbeat expires")
@@ -282,11 +305,26 @@ class PolicySettings(Group):
     max_attempts: int = Field(3, ge=1, description="Claimed attempts per operation before it is compensated")
     source_critical_sweeps: int = Field(3, ge=2, description="Sweeps without a source's answer before a person is woken")
     review_s: float = Field(86_400.0, ge=60, description="Seconds for which a plan that was asked, and its approval, is good")
+    recall_s: float = Field(86_400.0, gt=0, description="Seconds between two reminders of a finding that waits for a person, or of a pause")
+    cleanup_attempts: int = Field(3, ge=1, description="Failed clean-ups of an operation before a person is called")
+    cleanup_backoff_s: float = Field(60.0, gt=0, description="Seconds before a failed clean-up is tried again; doubled each time")
+    bulk_per_hour: int = Field(3, ge=0, description="Bulk repairs of one source in an hour")
+    withdrawals_per_hour: int = Field(12, ge=0, description="Withdrawals of one name from the edge in an hour")
+    host_down_fraction: float = Field(
+        0.5, gt=0, lt=1, description="Share of a node's containers that turn unreachable together: more is one incident"
+    )
+    host_down_min: int = Field(3, ge=1, description="Containers of a node below which that share says nothing")
+    drift_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of the servers that drift alike in one source: more is one incident, not many repairs"
+    )
+    drift_min: int = Field(5, ge=1, description="Servers below which that share says nothing")
+    keep_days: int = Field(14, ge=1, description="Days that finished sweeps and delivered messages are kept")
     watch_backups: bool = Field(False, description="Report servers without a fresh backup; this version makes none, so only where you record them")
 
 
 class WatchdogSettings(Group):
     intervals: int = Field(3, ge=2, description="Sweep intervals without a finished sweep before a person is woken")
+    repeat_s: float = Field(86_400.0, gt=0, description="Seconds before the watchdog repeats what still lasts")
     state_file: Path = Field(Path("var/watchdog.json"), description="What the watchdog announced already")
 
 
@@ -308,6 +346,7 @@ class Settings(Group):
     engine: EngineSettings = EngineSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     redis: RedisSettings = RedisSettings()
+    topology: TopologySettings = TopologySettings()
     network: NetworkSettings = NetworkSettings()
     vmid: VmidSettings = VmidSettings()
     placement: PlacementSettings = PlacementSettings()

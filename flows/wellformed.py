@@ -77,6 +77,14 @@ def node(value: str) -> str:
     return value
 
 
+def machine(value: str) -> str:
+    """``name=address``: a machine under the name that it gives itself, and how it appears to servers."""
+    name, equals, address = value.partition("=")
+    if not equals or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None or _address(address) is None:
+        raise wrong(f"{value!r} is no NAME=ADDRESS with a literal address", "set it like control1=10.0.0.2,control2=10.0.0.3")
+    return value
+
+
 def zone(value: str) -> str:
     try:
         ZoneInfo(value)

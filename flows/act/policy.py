@@ -7,7 +7,7 @@ from flows.settings import Settings
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Seconds become milliseconds; what no setting names keeps the domain's default."""
+    """Seconds become milliseconds. A test proves that every threshold of the policy has its setting."""
     timing, policy = settings.timing, settings.policy
     return Policy(
         confirm_sweeps=policy.confirm_sweeps,
@@ -20,6 +20,15 @@ def policy_of(settings: Settings) -> Policy:
         stuck_ms=int(timing.stuck_s * 1000),
         source_critical_sweeps=policy.source_critical_sweeps,
         review_ms=int(policy.review_s * 1000),
+        recall_ms=int(policy.recall_s * 1000),
+        cleanup_attempts=policy.cleanup_attempts,
+        cleanup_backoff_ms=int(policy.cleanup_backoff_s * 1000),
+        bulk_per_hour=policy.bulk_per_hour,
+        withdrawals_per_hour=policy.withdrawals_per_hour,
+        host_down_fraction=policy.host_down_fraction,
+        host_down_min=policy.host_down_min,
+        drift_fraction=policy.drift_fraction,
+        drift_min=policy.drift_min,
         player_address=settings.proxy.player_address,
         player_port=settings.proxy.player_port,
         game_domain=settings.dns.zone,

@@ -35,6 +35,7 @@ def order_of(body: CreateBody, caller: Caller) -> Creation:
         body_hash=body.fingerprint(),
         runtimes=tuple(Runtime(r.name, r.version) for r in body.runtimes or ()),
         code_server=bool(body.enable_code_server),
+        token_id=caller.token_id,
     )
 
 

@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "Look": {
         "status": ("One screen: automation, sources, fleet, findings, queues.", ("look",)),
         "explain": ("One server: what each source says, what automation would do and why not.", ("look",)),
+        "validate": ("Is the state consistent? Database, workers; on request one controlled creation.", ("validate",)),
         "doctor": ("Rights, reachability, versions and clocks of everything needed.", ("look",)),
         "reconcile": ("One sweep from here, or with --dry-run its plan.", ("look",)),
         "servers": ("What customers own.", ("listings",)),
@@ -51,12 +52,17 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "Brakes": {
         "pause": ("Stop all automation, of everything, a host or a server.", ("brakes",)),
         "resume": ("Let automation act again.", ("brakes",)),
+        "intake": ("Whether new orders are taken.", ("intake",)),
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
         "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
         "agents": ("The agents in the containers.", ("agents",)),
         "approve": ("Say yes to a plan that waits for a person.", ("reviews",)),
         "reject": ("Say no to one.", ("reviews",)),
         "repair-level": ("Up to which level automation repairs.", ("brakes",)),
+    },
+    "Mend": {
+        "redis": ("Redis, which may be thrown away at any time.", ("resets",)),
+        "engine": ("Prefect's database, which may be thrown away at any time.", ("resets",)),
     },
     "Set up": {
         "config": ("Effective settings.", ("look",)),

@@ -26,6 +26,7 @@ from flows.clients import engine_processes
 from flows.clients.ca import CertificateAuthority
 from flows.clients.engine_setup import EngineSetup, Healing
 from flows.domain.node import Node
+from flows.domain.topology import worker_name
 from flows.environment import META, merged
 from flows.errors import AutomationError, BadInput, Conflict
 from flows.lab import launch
@@ -188,6 +189,7 @@ class Stack:
                 "ZLH_ANSIBLE__FORWARDING_SECRET", lambda: base64.urlsafe_b64encode(secrets.token_bytes(24)).decode()
             ),
             "ZLH_ANSIBLE__PROJECT_DIR": str(PROJECT),
+            "ZLH_ENGINE__HOME": str(self.dir / "prefect"),
             "ZLH_ARTIFACTS__CACHE_FILE": str(self.dir / "catalog.json"),
             "ZLH_WATCHDOG__STATE_FILE": str(self.dir / "watchdog.json"),
         }
@@ -249,7 +251,9 @@ class Stack:
         home, engine = self.dir / "prefect", self.settings.engine
         env = engine_processes.worker_env(home, engine, {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")})
         env = {**env, "ZLH_ENV_FILE": str(self.env_file)}
-        child = self._child("prefect-worker", engine_processes.worker_argv(engine, name=f"zlh-{os.getpid()}-{time.time():.0f}"), env)
+        child = self._child(
+            "prefect-worker", engine_processes.worker_argv(engine, name=worker_name(socket.gethostname(), os.getpid(), time.time())), env
+        )
         child.start()
         self._save()
         return child

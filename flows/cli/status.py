@@ -65,6 +65,7 @@ async def facts(tx: Tx) -> dict[str, Any]:
     return {
         "now": tx.now,
         "level": level,
+        "intake_closed": await control.intake_closed(tx),
         "paused": [
             {
                 "scope": p.scope.value,
@@ -114,6 +115,8 @@ def lines(f: dict[str, Any], *, utc: bool = False, patience_ms: int = 180_000) -
         else "no sweep has finished yet"
     )
     yield f"automation {'PAUSED: ' + paused if paused else 'on'} · levels 0–{f['level']} · {when}"
+    if f["intake_closed"]:
+        yield "           ✗ no orders are taken → zlh intake"
     if stale(f, patience_ms):
         yield "           ✗ nothing is watched now: what follows is old → zlh doctor"
     marks = [f"{n} {'?' if v is None else '✓' if v['known'] else '✗ ' + v['reason'][:60]}" for n, v in f["sources"].items()]

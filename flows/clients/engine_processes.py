@@ -78,6 +78,11 @@ def deploy_argv(prefect_file: Path) -> list[str]:
     return [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
 
 
+def reset_argv() -> list[str]:
+    """Drops and makes anew every table of the database that its environment names (:func:`server_env`), also while the server runs."""
+    return [sys.executable, "-m", "prefect", "--no-prompt", "server", "database", "reset", "-y"]
+
+
 def client_env(directory: Path, settings: EngineSettings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """For any Prefect process: the caller's environment without ``PREFECT_*`` and ``ZLH_*``, our server and credential, no telemetry."""
     environ = os.environ if environ is None else environ

@@ -20,9 +20,9 @@ import httpx
 import yaml
 
 from flows.clients.engine_api import PrefectApi, text
-from flows.clients.engine_processes import client_env, deploy_argv
+from flows.clients.engine_processes import client_env, deploy_argv, reset_argv, server_env
 from flows.domain.operation import Queue
-from flows.errors import BadAnswer, DeadlineExceeded, MisconfiguredSetting, NotFound, TaskFailed, Temporary
+from flows.errors import BadAnswer, Conflict, DeadlineExceeded, MisconfiguredSetting, NotFound, TaskFailed, Temporary
 from flows.settings import EngineSettings
 
 #: Runs that a queue lets be under way at once; None: no limit. The sweep is guarded by its epoch, never by the engine.
@@ -60,6 +60,31 @@ class EngineSetup:
         await self.queues()
         await self.automations(healing or Healing())
         await self.deployments(prefect_file, interval_s=interval_s)
+
+    async def renewable(self, *, wait_s: float = 60.0) -> None:
+        """Raises what :meth:`renew` would raise before it touches anything: NotFound where ``home`` holds no database of the server, and what
+        :meth:`wait_healthy` raises."""
+        if not await asyncio.to_thread(self._file.is_file):
+            raise NotFound(f"the engine's database {self._file}", why="it is not there", remedy="set ZLH_ENGINE__HOME to the directory that holds it")
+        await self.wait_healthy(wait_s)
+
+    async def renew(self, prefect_file: Path, *, interval_s: float | None = None, wait_s: float = 60.0, deadline_s: float = 180.0) -> None:
+        """Throws the server's database away and sets the server up again, while it runs: what it knew of runs is gone, workers come back by
+        themselves. Killed in between it is done by calling it again. Raises Conflict where the server turns out to use another database."""
+        await self.renewable(wait_s=wait_s)
+        status, output = await _run(reset_argv(), self._home, server_env(self._home, self._settings), deadline_s)
+        if status != 0:
+            raise TaskFailed("prefect server database reset", why=output[-2000:], remedy="run it again: zlh engine reset")
+        await self.wait_healthy(wait_s)
+        left = await self._api.pages("look for flows", "/flows/filter", {})
+        if left:
+            why = f"the server still knows {len(left)} flows: {self._file} is not its database"
+            raise Conflict("engine reset", why=why, remedy="reset its own: prefect server database reset, in the server's environment; then again")
+        await self.run(prefect_file, interval_s=interval_s, wait_s=wait_s)
+
+    @property
+    def _file(self) -> Path:
+        return self._home / "prefect.db"
 
     async def wait_healthy(self, deadline_s: float) -> None:
         """Until the server answers an authorized call. Raises DeadlineExceeded, or Unauthorized at once: waiting mends no credential."""

@@ -10,7 +10,8 @@ from flows.domain.server import ContainerType, Runtime, Server
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A validated order. ``(customer_id, ctype, nonce)`` deduplicates; ``body_hash`` tells a repeat from another order under the same nonce."""
+    """A validated order. ``(customer_id, ctype, nonce)`` deduplicates; ``body_hash`` tells a repeat from another order under the same nonce.
+    ``token_id``: whose credential ordered; one token may order while intake is closed."""
 
     customer_id: str
     actor: str
@@ -25,6 +26,7 @@ class Creation:
     body_hash: str
     runtimes: tuple[Runtime, ...] = ()
     code_server: bool = False
+    token_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,6 @@ SERVER_TRANSITIONS: Mapping[ServerState, frozenset[ServerState]] = {
     ServerState.DELETED: frozenset(),
 }
 
-#: Longest time, in seconds, that a transient state may last without progress.
-TRANSIENT_LIMIT_S: Mapping[ServerState, int] = {ServerState.CREATING: 15 * 60, ServerState.DELETING: 60 * 60}
-
 
 @dataclass(frozen=True, slots=True)
 class Runtime:

@@ -91,7 +91,9 @@ class Dispatcher:
         now = self.clock()
         self._holds = {channel: until for channel, until in self._holds.items() if until > now}
         async with self.database.write() as tx:
-            await outbox.fold(tx, over=notify.fold_over, line=text.line, room=_BATCH_ROOM)
+            await outbox.fold(
+                tx, over=notify.fold_over, line=text.line, room=_BATCH_ROOM, burst_ms=int(notify.burst_s * 1000), named=notify.fold_named
+            )
             claimed = await outbox.claim(tx, self.owner, tx.now + int(notify.claim_s * 1000), BATCH, without=self._holds)
             untold = _Untold(await outbox.dead_notice(tx) if claimed else None)
         channels = [list(group) for _, group in groupby(sorted(claimed, key=lambda m: m.channel.value), key=lambda m: m.channel)]

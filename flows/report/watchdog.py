@@ -109,7 +109,7 @@ async def check(database: Database, notifier: Notifier, settings: Settings, *, c
     for name, found in standing.items():
         known = memory.problems.get(name)
         problem = found if known is None else replace(known, what=found.what)
-        if problem.announced_at is None or now - problem.announced_at >= DAY_MS:
+        if problem.announced_at is None or now - problem.announced_at >= settings.watchdog.repeat_s * 1000:
             if await _announce(notifier, settings, problem, now):
                 problem = replace(problem, announced_at=now, told=problem.told + 1)
             else:

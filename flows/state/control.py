@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from sqlalchemy import case, select, update
 
 from flows.errors import BadInput, NotFound
@@ -48,13 +50,29 @@ async def set_repair_level(tx: Tx, level: int, actor: str) -> None:
 
 
 async def intake_closed(tx: Tx) -> bool:
-    """Whether new orders are refused."""
+    """Whether new orders are refused, be it to all but one token."""
     return bool(await _value(tx, INTAKE_CLOSED))
 
 
-async def set_intake_closed(tx: Tx, closed: bool, actor: str) -> None:
-    """Audited."""
-    await _set(tx, INTAKE_CLOSED, int(closed), actor)
+async def set_intake_closed(tx: Tx, closed: bool, actor: str, *, but: str | None = None) -> None:
+    """Audited. ``but``: id of the one token whose orders are taken all the same."""
+    await _set(tx, INTAKE_CLOSED, pass_of(but) if closed and but is not None else int(closed), actor)
+
+
+async def end_pass(tx: Tx, token_id: str, actor: str, *, closed: bool) -> bool:
+    """Ends what ``but`` of :func:`set_intake_closed` began. False, and nothing is changed, where somebody closed or opened intake since. Audited."""
+    row = t.control.c
+    change = update(t.control).where(row.name == INTAKE_CLOSED, row.value == pass_of(token_id))
+    done = await tx.execute(change.values(value=int(closed), changed_at=tx.now, changed_by=actor[:64]))
+    if done.rowcount == 1:
+        await audit.append(tx, actor, f"{INTAKE_CLOSED}.set", f"control:{INTAKE_CLOSED}", detail={"to": int(closed)})
+    return bool(done.rowcount == 1)
+
+
+def pass_of(token_id: str) -> int:
+    """What ``intake_closed`` holds while orders of this one token are taken: 0 is open, 1 closed to everybody, and this neither. A fingerprint,
+    since the column is a number; a caller has proven the token itself before its id is compared."""
+    return (int.from_bytes(hashlib.sha256(token_id.encode()).digest()[:7]) << 1) + 2
 
 
 async def _value(tx: Tx, name: str) -> int | None:

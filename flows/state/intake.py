@@ -59,7 +59,7 @@ async def create(tx: Tx, order: Creation, *, place: Place, ranges: Ranges) -> Ac
         repeated = await repeat_of(tx, order)
         assert repeated is not None  # just seen, in this very transaction
         return repeated
-    _check_rules(customer, facts, order.memory_mb, order.disk_gb)
+    _check_rules(customer, facts, order.memory_mb, order.disk_gb, order.token_id)
     where = place(PlacementRequest(order.flavor, order.memory_mb, order.disk_gb, order.cores), await nodes.usage(tx, lock=True))
     return await _record(tx, order, where, ranges)
 
@@ -107,9 +107,9 @@ async def _facts(tx: Tx, customer: Customer, ctype: str, nonce: str) -> Any:
     return (await tx.execute(_FACTS, values)).one()
 
 
-def _check_rules(customer: Customer, facts: Any, memory_mb: int, disk_gb: int) -> None:
-    """Intake open, account in order, plan not exhausted."""
-    if facts.closed:
+def _check_rules(customer: Customer, facts: Any, memory_mb: int, disk_gb: int, token_id: str | None = None) -> None:
+    """Intake open (or to this token), account in order, plan not exhausted."""
+    if facts.closed and (token_id is None or facts.closed != control.pass_of(token_id)):
         raise Conflict("intake", why="no orders are taken at the moment", remedy="try again later", kind="intake_closed")
     if customer.billing not in MAY_RUN:
         why = f"the account is {customer.billing}"

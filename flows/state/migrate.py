@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from flows.errors import Busy, Conflict
 from flows.state import resumable
-from flows.state.database import Database
+from flows.state.database import Database, Tx
 from flows.state.failures import translated
 
 T = TypeVar("T")
@@ -66,6 +66,11 @@ async def downgrade(url: str | URL, revision: str = "base") -> None:
 async def current(url: str | URL) -> str | None:
     """The database's revision, None for an empty one. Raises Unreachable."""
     return await asyncio.to_thread(_with_connection, url, _revision)
+
+
+async def revision_of(tx: Tx) -> str | None:
+    """The database's revision as a reader sees it: without :func:`current`'s lock, which would wait for an upgrade under way."""
+    return await tx.conn.run_sync(_revision)
 
 
 def head() -> str:

@@ -198,9 +198,10 @@ async def dead_notice(tx: Tx) -> DeadNotice | None:
     return DeadNotice(tuple(r.id for r in rows), rows[0].created_at, Counter(Channel(r.channel) for r in rows))
 
 
-async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1_800) -> int:
-    """Makes one message of each burst (more than ``over`` due rows of one kind for one channel within 10 s), and batches audit
-    lines into messages of at most ``room`` characters. ``line`` renders one event. Returns how many rows were folded away."""
+async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1_800, burst_ms: int = BURST_MS, named: int = SUBJECTS) -> int:
+    """Makes one message of each burst (more than ``over`` due rows of one kind for one channel within ``burst_ms``), which names the first
+    ``named`` subjects, and batches audit lines into messages of at most ``room`` characters. ``line`` renders one event. Returns how many
+    rows were folded away."""
     row = t.outbox.c
     whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
     fresh = and_(row.state == WAITING, row.not_before <= tx.now, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
@@ -211,18 +212,18 @@ async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1
     for channel, kind in many:
         query = select(t.outbox).where(fresh, row.channel == channel, row.kind == kind).order_by(row.created_at, row.id).with_for_update()
         messages = (await tx.execute(query)).all()
-        parts = _batches(messages, line, room) if channel == Channel.AUDIT.value else _bursts(messages, over)
+        parts = _batches(messages, line, room) if channel == Channel.AUDIT.value else _bursts(messages, over, burst_ms)
         for part in parts:
-            folded += await _fold(tx, part, line, whole=channel == Channel.AUDIT.value)
+            folded += await _fold(tx, part, line, whole=channel == Channel.AUDIT.value, subjects=named)
     return folded
 
 
-def _bursts(rows: Sequence[Any], over: int) -> list[Sequence[Any]]:
+def _bursts(rows: Sequence[Any], over: int, burst_ms: int) -> list[Sequence[Any]]:
     bursts: list[Sequence[Any]] = []
     begin = 0
     while begin < len(rows):
         end = begin
-        while end < len(rows) and rows[end].created_at - rows[begin].created_at <= BURST_MS:
+        while end < len(rows) and rows[end].created_at - rows[begin].created_at <= burst_ms:
             end += 1
         if end - begin > over:
             bursts.append(rows[begin:end])
@@ -245,11 +246,11 @@ def _batches(rows: Sequence[Any], line: Callable[[Event], str], room: int) -> li
     return [batch for batch in batches if len(batch) > 1]
 
 
-async def _fold(tx: Tx, rows: Sequence[Any], line: Callable[[Event], str], *, whole: bool) -> int:
+async def _fold(tx: Tx, rows: Sequence[Any], line: Callable[[Event], str], *, whole: bool, subjects: int) -> int:
     """Replaces ``rows`` by one message that tells of all of them, ``whole`` or by its first subjects."""
     first = _load(rows[0].event)
     events = [_load(row.event) for row in rows]
-    named = events if whole else events[:SUBJECTS]
+    named = events if whole else events[:subjects]
     lines = [line(event) for event in named]
     if len(named) < len(events):
         lines.append(f"and {len(events) - len(named)} more")

@@ -1,4 +1,4 @@
-"""What is thrown away, and when: sweeps and delivered messages after two weeks. Quarantines that are over end too. Operations,
+"""What is thrown away, and when: sweeps and delivered messages after some days. Quarantines that are over end too. Operations,
 repairs, episodes and the audit log stay."""
 
 from __future__ import annotations
@@ -6,13 +6,14 @@ from __future__ import annotations
 from flows.state import addresses, outbox, sweeps, vmids
 from flows.state.database import Database
 
-KEPT_MS = 14 * 86_400_000
+DAY_MS = 86_400_000
 
 
-async def prune(database: Database) -> None:
+async def prune(database: Database, keep_days: int = 14) -> None:
     """Called daily by the digest."""
+    kept_ms = keep_days * DAY_MS
     async with database.write() as tx:
-        await sweeps.prune(tx, tx.now - KEPT_MS)
-        await outbox.prune(tx, tx.now - KEPT_MS)
+        await sweeps.prune(tx, tx.now - kept_ms)
+        await outbox.prune(tx, tx.now - kept_ms)
         await vmids.purge(tx)
         await addresses.purge(tx)

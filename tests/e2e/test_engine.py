@@ -25,7 +25,7 @@ from flows.clients.engine import PrefectEngine
 from flows.clients.engine_processes import server_argv, server_env, worker_argv, worker_env
 from flows.clients.engine_setup import EngineSetup, Healing
 from flows.domain.operation import Queue
-from flows.errors import BadInput, NotFound, Unauthorized
+from flows.errors import BadInput, Conflict, NotFound, Unauthorized
 from flows.settings import EngineSettings
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(200)]
@@ -304,6 +304,33 @@ async def test_a_paused_pool_hands_nothing_out(deployed: Station, engine: Prefec
         return list(deployed.marks.glob("paused-*"))
 
     await until("the run after the pause", ran, 120)
+
+
+async def test_a_database_made_anew_under_a_running_worker(deployed: Station, engine: PrefectEngine, worker: object) -> None:
+    """What the engine knew is gone, even a key that was used before; the worker, which nobody restarted, takes the next run."""
+    await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
+
+    async def ran() -> bool:
+        return len(list(deployed.marks.glob("renewed-*"))) > 0
+
+    await until("the run before", ran, 60)
+    next(deployed.marks.glob("renewed-*")).unlink()
+    setup = EngineSetup(deployed.settings, deployed.home)
+    elsewhere = EngineSetup(deployed.settings, deployed.home / "code")
+    try:
+        with pytest.raises(NotFound, match="ZLH_ENGINE__HOME"):
+            await elsewhere.renew(deployed.prefect_file)
+        # Another server's database, made anew as ordered, and then nothing is set up: this server would keep what it knows.
+        (deployed.home / "code" / "prefect.db").touch()
+        with pytest.raises(Conflict, match="is not its database"):
+            await elsewhere.renew(deployed.prefect_file)
+        await setup.renew(deployed.prefect_file, interval_s=15)
+    finally:
+        await setup.close()
+        await elsewhere.close()
+    assert await engine.runs(["1:renewed:1"]) == {}
+    await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
+    await until("the run after", ran, 90)
 
 
 def test_the_projects_own_deployments_name_flows_that_exist() -> None:

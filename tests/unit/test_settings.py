@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.domain.readiness import FRESH_MS
 from flows.environment import read_env_file
 from flows.errors import MisconfiguredSetting
 from flows.settings import Settings, fields, load
@@ -32,6 +33,31 @@ def test_the_defaults_are_settings() -> None:
 def test_every_setting_has_a_default_and_says_what_it_is() -> None:
     for variable, path, field in fields():
         assert not field.is_required() and field.description, (variable, path)
+
+
+#: Numbers that are counts, or whose unit their own name is.
+COUNTS = {
+    "database.pool_size", "api.requests_per_minute", "agent.port", "agent.concurrency", "proxy.player_port", "notify.fold_over", "notify.fold_named",
+    "notify.business_days", "ansible.node_port", "topology.workers", "vmid.first", "vmid.last", "timing.step_factor", "watchdog.intervals",
+}  # fmt: skip
+UNITS = ("_s", "_mb", "_gb", "_bytes", "_days", "_fraction", "_min", "_per_hour")
+
+
+def test_every_number_has_a_unit_or_is_a_count() -> None:
+    for variable, path, field in fields():
+        if field.annotation in (int, float) and path not in COUNTS and not path.startswith("policy."):
+            assert path.endswith(UNITS), variable
+        if path.startswith("policy.") and field.annotation is float:
+            assert path.endswith(("_s", "_fraction")), variable
+        if path.endswith("_s") and field.annotation in (int, float):
+            assert "econds" in field.description or "TTL" in field.description, variable
+    assert {path for _, path, _ in fields()} >= COUNTS
+
+
+def test_a_sweep_is_never_rarer_than_what_it_saw_is_believed() -> None:
+    """An observation is believed for 150 s: with sweeps further apart than half of that one late sweep would close every server to players."""
+    assert refusal(TIMING__SWEEP_S="76").what == "ZLH_TIMING__SWEEP_S"
+    assert load({"ZLH_TIMING__SWEEP_S": "75"}).timing.sweep_s * 2_000 <= FRESH_MS
 
 
 TOKEN = "ZLH_API__ADMIN_TOKEN"
