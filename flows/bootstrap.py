@@ -40,9 +40,10 @@ PREFECT_FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
 def database(settings: Settings) -> Database:
-    """The database of the settings; connects on first use."""
+    """The database of the settings; connects on first use. A transaction of a process that stands still ends when its epoch would: what it
+    has locked, the epoch's row perhaps, is free by then."""
     group = settings.database
-    return Database(group.url.get_secret_value(), busy_timeout_s=group.busy_timeout_s, pool_size=group.pool_size)
+    return Database(group.url.get_secret_value(), busy_timeout_s=group.busy_timeout_s, pool_size=group.pool_size, idle_s=settings.timing.epoch_s)
 
 
 def holder() -> str:

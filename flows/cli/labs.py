@@ -16,8 +16,8 @@ Fleet = Annotated[
 ]
 TARGETS = "proxmox, agents, agent:<vmid>, bridge, dns, discord, artifacts, runner; ct:<vmid>, node:<name>, dns:<name>; with --clear: a fault's id"
 MODES = (
-    "unreachable, error, slow, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired; or what is done to the "
-    "fleet itself: agent kill, freeze, revive, crash; ct start, stop, die, destroy, lock, unlock; node down, up; dns:<name> drop, corrupt, "
+    "unreachable, error, slow, hold, hang, lose_answer, rights_lost, partial, fail_task, die_locked, no_quorum, token_expired; or what is done to "
+    "the fleet itself: agent kill, freeze, revive, crash; ct start, stop, die, destroy, lock, unlock; node down, up; dns:<name> drop, corrupt, "
     "duplicate; restart of a part"
 )
 

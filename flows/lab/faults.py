@@ -17,6 +17,7 @@ class Mode(StrEnum):
     UNREACHABLE = "unreachable"  # the connection is cut without an answer, before any effect
     ERROR = "error"  # answers ``status``, no effect
     SLOW = "slow"  # waits ``seconds``, then goes on
+    HOLD = "hold"  # waits until the fault is disarmed, then goes on: a call that arrives late
     HANG = "hang"  # accepts and never answers, no effect
     LOSE_ANSWER = "lose_answer"  # the effect happens, the connection is cut
     RIGHTS_LOST = "rights_lost"  # Proxmox: 200 with empty lists, no privilege on guests and storages
@@ -27,7 +28,9 @@ class Mode(StrEnum):
     EXPIRED = "token_expired"  # Proxmox: every token is refused, late and without a body
 
 
-_TRANSPORT = frozenset({Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER})
+_TRANSPORT = frozenset({Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HOLD, Mode.HANG, Mode.LOSE_ANSWER})
+#: Seconds between two looks at whether a call is still held.
+HELD_POLL_S = 0.02
 #: What each target can play; ``agent`` stands for every agent:<vmid>. Any other mode would be armed and do nothing.
 MODES: Mapping[str, frozenset[Mode]] = {
     "proxmox": frozenset(Mode),
@@ -37,14 +40,15 @@ MODES: Mapping[str, frozenset[Mode]] = {
     "dns": _TRANSPORT | {Mode.PARTIAL},
     "discord": _TRANSPORT,
     "artifacts": _TRANSPORT | {Mode.PARTIAL},
-    "runner": _TRANSPORT | {Mode.FAIL_TASK},
+    "runner": _TRANSPORT - {Mode.HOLD} | {Mode.FAIL_TASK},
 }
 
 
 @dataclass
 class Fault:
     """``target`` is one of :data:`MODES`, or agent:<vmid>; ``call`` a glob over
-    ``METHOD /path`` (or playbook or record name). Ends after ``count`` hits or ``until`` (monotonic seconds), whichever comes first."""
+    ``METHOD /path`` (or playbook or record name). Ends after ``count`` hits or ``until`` (monotonic seconds), whichever comes first; one that
+    holds calls stays armed after ``count`` hits, without meeting any more, until it is disarmed."""
 
     id: int
     target: str
@@ -56,6 +60,11 @@ class Fault:
     seconds: float = 5.0
     message: str = "lab fault"
     hits: int = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has met all the calls it may."""
+        return self.count is not None and self.hits >= self.count
 
 
 @dataclass
@@ -88,11 +97,18 @@ class Faults:
         for fault in self.live():
             if fault.target != target or (modes and fault.mode not in modes) or not fnmatch.fnmatch(call, fault.call):
                 continue
+            if fault.spent:
+                continue
             fault.hits += 1
-            if fault.count is not None and fault.hits >= fault.count:
+            if fault.spent and fault.mode is not Mode.HOLD:
                 del self.armed[fault.id]
             return fault
         return None
+
+    async def held(self, fault: Fault | None) -> None:
+        """Waits where ``fault`` holds a call, until it is disarmed."""
+        while fault is not None and fault.mode is Mode.HOLD and fault in self.live():  # noqa: ASYNC110 - faults run out by the clock, too
+            await asyncio.sleep(HELD_POLL_S)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -111,8 +127,9 @@ def middleware(faults: Faults, target: str) -> Callable[[web.Request, Handler], 
     @web.middleware
     async def play(request: web.Request, handler: Handler) -> web.StreamResponse:
         call = f"{request.method} {request.path}"
-        fault = faults.hit(target, call, Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER)
-        if fault is None:
+        fault = faults.hit(target, call, *_TRANSPORT)
+        await faults.held(fault)
+        if fault is None or fault.mode is Mode.HOLD:
             return await handler(request)
         if fault.mode is Mode.UNREACHABLE:
             return cut(request)

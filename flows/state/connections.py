@@ -7,12 +7,13 @@ time zone                 UTC                                                   
 isolation                 READ COMMITTED; a reader: one snapshot, read only      the same
 wait for a lock           ``busy_timeout_s`` (rows and tables)                   ``busy_timeout_s``
 a statement               ``answer_s`` (server), 5 s more (client)               the same
-an idle transaction       closed by the server after ``IDLE_S``                  the same
+an idle transaction       closed by the server after ``idle_s``                  the same
 text                      utf8mb4                                                UTF-8
 values that do not fit    refused (strict SQL mode), never cut                   refused
 ========================  =====================================================  ==========================================
 
-An idle transaction is one whose process stands still or lost its network: without an end it would keep its locks for ever.
+An idle transaction is one whose process stands still or lost its network: without an end it would keep its locks for ever. One that holds
+the epoch's row keeps every other sweep out, so ``bootstrap`` lets it last no longer than an epoch.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ NOW = {
     "mysql": "SELECT CAST(UNIX_TIMESTAMP(UTC_TIMESTAMP(3)) * 1000 AS SIGNED)",
     "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
 }
-#: Seconds after which a server ends a transaction in which nothing happens: longer than any of ours waits for anything.
-IDLE_S = 60
+#: Seconds after which a server ends a transaction in which nothing happens, unless the caller says otherwise: longer than any of ours waits
+#: for anything.
+IDLE_S = 60.0
 #: Seconds for a server to take a connection.
 CONNECT_S = 5
 #: Seconds that the client waits longer than the server should need.
@@ -38,8 +40,10 @@ GRACE_S = 5
 STRICT = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 
 
-def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> dict[str, Any]:
-    """Arguments of the driver's ``connect``. ``answer_s``: seconds for one statement, None without end (migrations)."""
+def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None, idle_s: float | None = None) -> dict[str, Any]:
+    """Arguments of the driver's ``connect``. ``answer_s``: seconds for one statement, None without end (migrations); ``idle_s``: for a
+    transaction between two of them, None for :data:`IDLE_S`."""
+    idle_s = IDLE_S if idle_s is None else idle_s
     if dialect == "sqlite":
         return {"timeout": 0}  # flows.state.patience
     if dialect == "mysql":
@@ -49,7 +53,7 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
             "sql_mode": f"'{STRICT}'",  # before the dialect looks: with another one it would quote names differently
             "innodb_lock_wait_timeout": lock,
             "lock_wait_timeout": lock,
-            "idle_transaction_timeout": IDLE_S,
+            "idle_transaction_timeout": max(1, round(idle_s)),
             "max_statement_time": answer_s or 0,
         }
         command = "SET " + ", ".join(f"SESSION {name} = {value}" for name, value in session.items())
@@ -65,7 +69,7 @@ def options(dialect: str, *, busy_timeout_s: float, answer_s: float | None) -> d
         "datestyle": "ISO, MDY",
         "lock_timeout": _ms(busy_timeout_s),
         "statement_timeout": _ms(answer_s or 0),
-        "idle_in_transaction_session_timeout": _ms(IDLE_S),
+        "idle_in_transaction_session_timeout": _ms(idle_s),
     }
     return {"server_settings": server, "timeout": CONNECT_S, "command_timeout": None if answer_s is None else answer_s + GRACE_S}
 

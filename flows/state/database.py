@@ -68,7 +68,8 @@ class ThreadTx(Tx):
 
 class Database:
     """One engine. ``clock`` replaces the database's clock where time itself is simulated. ``busy_timeout_s``: for a lock or a connection of the
-    pool; ``answer_s``: for any one statement of a server, None without end."""
+    pool; ``answer_s``: for any one statement of a server, None without end; ``idle_s``: until a server ends a transaction whose process
+    stands still."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Database:
         busy_timeout_s: float = 10.0,
         pool_size: int = 5,
         answer_s: float | None = 30.0,
+        idle_s: float | None = None,
         clock: Callable[[], int] | None = None,
         async_creator: Callable[[], Awaitable[Any]] | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class Database:
         self._errors: tuple[type[BaseException], ...] = (DBAPIError, PoolTimeout, OSError, *connections.errors(self.url.get_backend_name()))
         self._writers = asyncio.Lock()
         backend = self.url.get_backend_name()
-        options: dict[str, Any] = {"connect_args": connections.options(backend, busy_timeout_s=busy_timeout_s, answer_s=answer_s)}
+        options: dict[str, Any] = {"connect_args": connections.options(backend, busy_timeout_s=busy_timeout_s, answer_s=answer_s, idle_s=idle_s)}
         if not self.sqlite:
             options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
         if async_creator is not None:

@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 from sqlalchemy import func, select, text, update
 
+from flows import bootstrap
 from flows.errors import BadInput, Busy, Temporary, Unreachable
+from flows.settings import load
 from flows.state import audit, connections, customers
 from flows.state import tables as t
 from flows.state.database import Database
@@ -161,9 +163,18 @@ async def test_a_wait_for_a_lock_has_an_end(db: Database, url: str) -> None:
     await impatient.close()
 
 
-async def test_a_transaction_that_stands_still_is_ended_and_its_locks_are_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "IDLE_S", 1)
-    still, other = Database(url), Database(url)
+async def test_a_transaction_of_a_process_that_stands_still_ends_with_its_epoch(url: str, kind: str) -> None:
+    """It may have locked the epoch's row, and whoever comes next waits for that."""
+    settings = load({"ZLH_DATABASE__URL": url, "ZLH_TIMING__EPOCH_S": "7"})
+    database = bootstrap.database(settings)
+    name = "idle_transaction_timeout" if kind == "mariadb" else "idle_in_transaction_session_timeout"
+    async with database.read() as tx:
+        assert await _settings(tx, [name], tx.dialect) == {name: "7" if kind == "mariadb" else "7s"}
+    await database.close()
+
+
+async def test_a_transaction_that_stands_still_is_ended_and_its_locks_are_free(url: str) -> None:
+    still, other = Database(url, idle_s=1), Database(url)
     with pytest.raises(Unreachable):
         async with still.write() as tx:
             await tx.execute(update(t.plan_limits).values(backups=1))

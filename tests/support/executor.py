@@ -1,4 +1,5 @@
-"""A bare executor process: carries one attempt without an engine, and dies by SIGKILL at a named boundary.
+"""A bare executor process: carries one attempt without an engine, and dies by SIGKILL at a named boundary, or stands still (SIGSTOP) at the
+one that EXECUTOR_STOP_AT names.
 
 ``python -m tests.support.executor OPERATION ATTEMPT GENERATION [BOUNDARY]``
 """
@@ -20,6 +21,8 @@ async def main(operation_id: str, attempt: int, generation: int, kill_at: str | 
         print(f"boundary {name}", flush=True)
         if name == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == os.environ.get("EXECUTOR_STOP_AT"):
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     async with bootstrap.deps() as deps:
         outcome = await executor.run(

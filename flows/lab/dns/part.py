@@ -23,7 +23,7 @@ from flows.lab.part import PartError
 IDLE_S = 30.0
 #: Tries to get the same port for UDP and TCP where the system chooses.
 PORT_TRIES = 20
-_FAULTS = (Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER)
+_FAULTS = (Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HOLD, Mode.HANG, Mode.LOSE_ANSWER)
 
 
 class _Dropped(Exception):
@@ -123,6 +123,7 @@ class DnsPart:
         if isinstance(understood, bytes):
             return [understood]
         fault = self._faults.hit("dns", understood.call, *_FAULTS)
+        await self._faults.held(fault)
         if fault is not None:
             if fault.mode is Mode.UNREACHABLE:
                 raise _Dropped

@@ -25,7 +25,7 @@ from flows.lab.faults import Faults, Mode
 IDLE_S, ANSWER_S = 30.0, 5.0
 #: Tries to get the same port for UDP and TCP where the system chooses.
 PORT_TRIES = 20
-_FAULTS = (Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HANG, Mode.LOSE_ANSWER)
+_FAULTS = (Mode.UNREACHABLE, Mode.ERROR, Mode.SLOW, Mode.HOLD, Mode.HANG, Mode.LOSE_ANSWER)
 
 
 class _Dropped(Exception):
@@ -92,6 +92,7 @@ class Relay:
             entry = {"at": time.time(), "names": names, "signed": message.tsig is not None, "rcode": None}
             self.updates.append(entry)
         fault = self._faults.hit("dns", call, *_FAULTS)
+        await self._faults.held(fault)
         if fault is not None:
             if fault.mode is Mode.UNREACHABLE:
                 raise _Dropped

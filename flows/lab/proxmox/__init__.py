@@ -67,6 +67,7 @@ class Proxmox:
             "quorate": self.cluster.quorate(),
             "tasks": [t.entry() for t in self.cluster.tasks.newest_first()[:200]],
             "calls": list(self.cluster.calls)[-200:],
+            "writes": list(self.cluster.writes),
         }
 
     async def manipulate(self, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,14 @@ ARCHIVE = "debian-13-standard_13.1-2_amd64.tar.zst"
 
 
 class Cluster:
-    """Seeds the world with the configured nodes and templates. ``calls`` keeps the last requests for judges."""
+    """Seeds the world with the configured nodes and templates. ``calls`` keeps the last requests for judges, ``writes`` those that were to change
+    something."""
 
     def __init__(self, config: ProxmoxConfig, world: World, faults: Faults, directory: Path | None = None) -> None:
         self.config, self.world, self.faults, self.times = config, world, faults, config.timings
         self.auth, self.tasks = Auth(config), Tasks()
         self.calls: deque[dict[str, Any]] = deque(maxlen=1_000)
+        self.writes: deque[dict[str, Any]] = deque(maxlen=10_000)
         self.started = time.time()
         self.fingerprint = ""
         self.archives = Archives(directory)

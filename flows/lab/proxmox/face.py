@@ -48,11 +48,14 @@ class Face:
         text = f"{request.method} {path}"
         entry: dict[str, Any] = {"at": time.time(), "call": text, "user": "", "status": "cut"}
         self.cluster.calls.append(entry)
+        if request.method != "GET":
+            self.cluster.writes.append(entry)
         if not any(node.online for node in self.cluster.world.nodes.values()):
             return cut(request)
-        slow = self.cluster.faults.hit("proxmox", text, Mode.SLOW)
-        if slow is not None:
-            await asyncio.sleep(slow.seconds)
+        late = self.cluster.faults.hit("proxmox", text, Mode.SLOW, Mode.HOLD)
+        await self.cluster.faults.held(late)
+        if late is not None and late.mode is Mode.SLOW:
+            await asyncio.sleep(late.seconds)
         try:
             await self._fault_before(request, text)
             response = await self._answer(request, path, text, entry)

@@ -319,6 +319,17 @@ async def test_registrations_can_be_changed_behind_the_products_back(http: httpx
             await part.manipulate(op, arguments)
 
 
+async def test_a_held_call_arrives_late(http: httpx.AsyncClient, part: BridgePart, faults: Faults, eventually: Eventually) -> None:
+    fault = faults.arm("bridge", Mode.HOLD, call="PUT *", count=1)
+    held = asyncio.create_task(http.put("/servers/mc1", json=BODY, headers=lease(5)))
+    await eventually(lambda: fault.hits == 1)
+    assert (await http.put("/servers/mc1", json=BODY, headers=lease(6))).status_code == 200
+    assert not held.done()
+    assert faults.clear(fault.id) == 1
+    assert (await held).status_code == 412
+    assert [(c["lease_token"], c["status"]) for c in part.inspect()["calls"]] == [(6, 200), (5, 412)]
+
+
 async def test_a_lost_answer_comes_after_the_effect(http: httpx.AsyncClient, part: BridgePart, faults: Faults) -> None:
     faults.arm("bridge", Mode.LOSE_ANSWER, call="PUT *", count=1)
     with pytest.raises(httpx.TransportError):

@@ -379,6 +379,20 @@ async def test_unreachable_and_hanging(part: DnsPart, faults: Faults) -> None:
     assert (await ask(part, ZONE, "SOA")).rcode() == dns.rcode.NOERROR
 
 
+async def test_a_held_update_arrives_late(part: DnsPart, faults: Faults, eventually: Any) -> None:
+    fault = faults.arm("dns", Mode.HOLD, call=f"UPDATE mc1.{ZONE}", count=1)
+    first, second = update(), update()
+    for message in (first, second):
+        message.absent("mc1", "A")
+        message.add("mc1", 60, "A", "192.0.2.1")
+        message.use_tsig(KEY)
+    held = asyncio.create_task(dns.asyncquery.tcp(first, "127.0.0.1", port=part.port, timeout=10))
+    await eventually(lambda: fault.hits == 1)
+    assert (await dns.asyncquery.tcp(second, "127.0.0.1", port=part.port, timeout=10)).rcode() == dns.rcode.NOERROR
+    faults.clear()
+    assert (await held).rcode() == dns.rcode.YXRRSET
+
+
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_the_answer_is_lost_after_the_effect(part: DnsPart, faults: Faults, tcp: bool, eventually: Any) -> None:
     faults.arm("dns", Mode.LOSE_ANSWER, call=f"UPDATE mc1.{ZONE}", count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,17 @@ async def test_slow_and_hanging(api: Api, raw: Callable[..., Any], faults: Fault
     faults.arm("proxmox", Mode.HANG, call="GET /version")
     with pytest.raises(requests.ReadTimeout):
         await raw("GET", "/version", timeout=0.1)
+
+
+async def test_a_held_call_arrives_late_and_is_in_the_journal_of_writes(api: Api, faults: Faults, face: Proxmox) -> None:
+    fault = faults.arm("proxmox", Mode.HOLD, call="POST */clone", count=1)
+    held = asyncio.create_task(api.clone(10000))
+    while not fault.hits:  # until it is there
+        await asyncio.sleep(0.01)
+    assert 10000 not in face.cluster.world.containers
+    faults.clear()
+    assert await api.end(await held) == "OK"
+    assert [(w["call"].rpartition("/")[2], w["status"]) for w in face.inspect()["writes"]] == [("clone", 200)]
 
 
 async def test_errors_on_demand(api: Api, raw: Callable[..., Any], faults: Faults) -> None:
