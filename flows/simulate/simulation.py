@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,7 +19,10 @@ from flows.act.sweep import SweepResult
 from flows.simulate import fleet, seams
 from flows.simulate.controllers import Controllers
 from flows.simulate.database import EPOCH_MS, Store
+from flows.simulate.faults import Faults
 from flows.simulate.loop import Process, VirtualLoop
+from flows.simulate.people import People
+from flows.simulate.plan import Fault, planned
 from flows.simulate.wire import Wire
 from flows.simulate.world import Effect, World
 from flows.state import migrate
@@ -35,6 +38,7 @@ class Order:
     seed: int = 1
     servers: int = 12
     hours: float = 6.0
+    profile: str = "default"
 
 
 @dataclass
@@ -60,8 +64,10 @@ def directory() -> Iterator[Path]:
 
 
 class Simulation:
-    def __init__(self, order: Order, home: Path) -> None:
+    def __init__(self, order: Order, home: Path, faults: Sequence[Fault] | None = None) -> None:
+        """``faults`` None: those of the seed."""
         self.order = order
+        self.plan = list(planned(order.seed, order.servers, order.hours, order.profile) if faults is None else faults)
         self.loop = VirtualLoop()
         self._path = home / f"seed-{order.seed}-{os.getpid()}.db"
         shutil.copy(home / "template.db", self._path)
@@ -74,6 +80,9 @@ class Simulation:
         self.settings = fleet.settings()
         self.controllers = Controllers(self.loop, order.seed, self.store, self.world, self.settings, self.server_of)
         self.controllers.swept = self._swept
+        self.people = People(self.controllers)
+        self.faults = Faults(self.controllers, self.people)
+        self.faults.told = lambda fault, what: self.note("fault", fault, what)
         self.trace = blake2b(digest_size=16)
         self.counts: Counter[str] = Counter()
         self._names: dict[str, str] = {}
@@ -110,6 +119,7 @@ class Simulation:
 
     async def _whole(self) -> None:
         await fleet.found(self.store.database(), self.world, self.settings, self.order.servers)
+        self.faults.schedule(self.plan)
         self.controllers.begin()
         await self.loop.nap(self.order.hours * 3600)
         self.controllers.stopped = True
