@@ -56,6 +56,7 @@ class Controllers:
     server_of: Callable[[str], str]
     swept: Swept = lambda process, result: None
     said: Callable[[Process, str], None] = lambda process, line: None
+    doubted: Callable[[str], None] = lambda kind: None
     processes: list[Process] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     redis: Redis = field(default_factory=Redis)
@@ -98,11 +99,14 @@ class Controllers:
         task.add_done_callback(over, context=self.loop.outside)
 
     def kill(self, process: Process) -> None:
+        self.doubted(process.kind)
         self.loop.kill(process)
         if process in self.processes:
             self.processes.remove(process)
 
     def stand(self, process: Process, seconds: float) -> None:
+        self.doubted(process.kind)
+        self.loop.after(seconds, self.doubted, process.kind)
         self.loop.stand(process, seconds)
         self.store.stands(process)
 

@@ -63,6 +63,8 @@ class Store:
         self.cut: Callable[[str], bool] = lambda host: False
         self.told: Told = lambda process, tables: None
         self.latency = Stream(seed, "database")
+        self.doubted: Callable[[str], None] = lambda source: None
+        self.before: Told = lambda process, tables: None
         self.lose_answer = 0  # commits until one whose answer is lost; 0: none
         self._open: set[Connection] = set()
         self._tables: dict[str, str] = {}
@@ -103,9 +105,12 @@ class Store:
         self.loop.after(IDLE_S, idle)
 
     def refuses(self, process: Process | None) -> str:
+        why = "no route to the database" if process is not None and self.cut(process.host) else ""
         if self.loop.time() < self.down_until:
-            return "the database restarts"
-        return "no route to the database" if process is not None and self.cut(process.host) else ""
+            why = "the database restarts"
+        if why:
+            self.doubted("database")
+        return why
 
     def table(self, sql: str) -> str:
         """The table that a statement writes; empty if it writes none."""
@@ -187,12 +192,14 @@ class Connection:
             if why or not self.alive:
                 self.lost()
                 raise sqlite3.OperationalError(why or "no active connection")
+        tables = frozenset(self.written)
+        if tables:
+            store.before(process, tables)
         self._conn.execute("COMMIT")
         store._open.discard(self)
-        if not self.written:
+        if not tables:
             self.owner = None
             return
-        tables = frozenset(self.written)
         self.written.clear()
         self.owner = None
         store.told(process, tables)
@@ -200,6 +207,7 @@ class Connection:
             store.lose_answer -= 1
             if not store.lose_answer:
                 self.stop()
+                store.doubted("database")
                 raise sqlite3.OperationalError("the answer to the commit was lost")
         if process is not None and process.at("tx:done"):
             await BARE

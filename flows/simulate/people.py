@@ -34,6 +34,7 @@ class People:
     controllers: Controllers
     strangers: set[int] = field(default_factory=set)
     said: Callable[[str], None] = lambda line: None
+    lowered_at: float = -1e9
 
     def __post_init__(self) -> None:
         c = self.controllers
@@ -120,8 +121,15 @@ class People:
         return lambda: self._do(f"resume {fault.target}", lambda tx: brakes.resume(tx, scope, target, ACTOR))
 
     def level(self, fault: Fault) -> Undo:
+        self.lowered_at = self.controllers.loop.time()
         self._do(f"repair-level {fault.arg}", lambda tx: control.set_repair_level(tx, int(fault.arg), ACTOR))
-        return lambda: self._do("repair-level 1", lambda tx: control.set_repair_level(tx, 1, ACTOR))
+
+
+        def back() -> None:
+            self.lowered_at = self.controllers.loop.time()
+            self._do("repair-level 1", lambda tx: control.set_repair_level(tx, 1, ACTOR))
+
+        return back
 
     def hold(self, fault: Fault) -> Undo:
         """``zlh maintenance``: a lease that keeps everybody away."""

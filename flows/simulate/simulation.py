@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +21,9 @@ from flows.simulate import fleet, seams
 from flows.simulate.controllers import Controllers
 from flows.simulate.database import EPOCH_MS, Store
 from flows.simulate.faults import Faults
+from flows.simulate.invariants.base import Scene, Violation
+from flows.simulate.invariants.registry import INVARIANTS
+from flows.simulate.ledger import Ledger
 from flows.simulate.loop import Process, VirtualLoop
 from flows.simulate.people import People
 from flows.simulate.plan import Fault, planned
@@ -58,6 +62,9 @@ def directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="zlh-simulate-", dir=base))
     try:
         migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}/template.db")
+        with contextlib.closing(sqlite3.connect(path / "template.db")) as made:  # the migration wrote the machine's time
+            made.execute("UPDATE control SET changed_at = ?, value = CASE name WHEN 'generation' THEN 1 ELSE value END", (EPOCH_MS,))
+            made.commit()
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -86,6 +93,13 @@ class Simulation:
         self.trace = blake2b(digest_size=16)
         self.counts: Counter[str] = Counter()
         self._names: dict[str, str] = {}
+        self.violations: list[Violation] = []
+        self.stop_at: str | None = None  # the one invariant that ends the run; None: whichever
+        self.ledger = Ledger(self.store.reader, self.loop.time, self.store.now)
+        self.scene = Scene(self.world, self.ledger, self.controllers, self.faults, self.settings, self._broken)
+        self.invariants = [made(self.scene) for made in INVARIANTS.values()]
+        self.wire.doubted = self.store.doubted = self.controllers.doubted = self._doubted
+        self.store.before = self._before
         self.log: list[str] | None = None
 
     def server_of(self, name: str) -> str:
@@ -121,8 +135,11 @@ class Simulation:
         await fleet.found(self.store.database(), self.world, self.settings, self.order.servers)
         self.faults.schedule(self.plan)
         self.controllers.begin()
+        self._minute()
         await self.loop.nap(self.order.hours * 3600)
         self.controllers.stopped = True
+        for invariant in self.invariants:
+            invariant.ended()
 
     # Hearing
 
@@ -136,6 +153,8 @@ class Simulation:
     def _heard(self, effect: Effect) -> None:
         self.counts[f"{effect.source}.{effect.verb}"] += 1
         self.note(effect.source, effect.verb, effect.target, effect.process, effect.changed)
+        for invariant in self.invariants:
+            invariant.effect(effect)
 
     def _told(self, process: Process | None, tables: frozenset[str]) -> None:
         if "servers" in tables:
@@ -144,11 +163,37 @@ class Simulation:
         self.counts["commits"] += 1
         self.note("commit", process, *sorted(tables))
         self.controllers.woken(tables)
+        self.ledger.refresh(process, tables)
+        for invariant in self.invariants:
+            invariant.committed(process, tables)
+
+    def _before(self, process: Process | None, tables: frozenset[str]) -> None:
+        for invariant in self.invariants:
+            invariant.before_commit(process, tables)
+
+    def _doubted(self, source: str) -> None:
+        self.scene.doubts[source] = self.loop.time()
+
+    def _minute(self) -> None:
+        if not self.controllers.stopped:
+            self.loop.after(60.0, self._minute)
+        for invariant in self.invariants:
+            invariant.minute()
+
+    def _broken(self, violation: Violation) -> None:
+        """Ends the run, unless another invariant is looked for."""
+        self.violations.append(violation)
+        self.note("broken", violation)
+        if self.stop_at in (None, violation.name):
+            self.loop.failure = self.loop.failure or violation
+            raise violation
 
     def _swept(self, process: Process, result: SweepResult | None) -> None:
         outcome = result.outcome if result is not None else "raised"
         self.counts[f"sweeps.{outcome}"] += 1
         self.note("swept", process, outcome, *(result.outcomes if result is not None else ()))
+        for invariant in self.invariants:
+            invariant.swept(process, result)
 
 
 def counts_of(simulation: Any) -> Mapping[str, int]:

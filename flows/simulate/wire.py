@@ -44,8 +44,8 @@ class Wire:
     #: (host, source) pairs without a route.
     cuts: dict[tuple[str, str], int] = field(default_factory=dict)
     numbers: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    #: Answers that were lost, by source: who repeats then is no liar.
-    lost: dict[str, list[float]] = field(default_factory=dict)
+    #: Called with a source whose write may have happened although its sender heard nothing, or something else.
+    doubted: Callable[[str], None] = lambda source: None
 
     def trouble(self, source: str) -> Trouble:
         found = self.troubles.get(source)
@@ -68,6 +68,8 @@ class Wire:
             await BARE
         if not self.open(host, source):
             await loop.nap(min(CONNECT_S, limit_s))
+            if process is not None and not write:
+                process.told.setdefault("unknown", set()).add(source)
             raise Unreachable(what, why="no connection")
         way = WAY_S[source] * trouble.slow
         out, back = draw(self.seed, *key, number), draw(self.seed, *key, number, "back")
@@ -83,6 +85,8 @@ class Wire:
 
         def arrive() -> None:
             if lost_before or not self.open(host, source):
+                if write:
+                    self.doubted(source)
                 return
             if write and trouble.refusing:
                 loop.after(way, give, None, Busy(what, why="it takes no writes at the moment"))
@@ -92,14 +96,14 @@ class Wire:
             except AutomationError as raised:
                 value, error = None, raised
             if lost_after:
-                self.lost.setdefault(source, []).append(loop.time())
+                self.doubted(source)
                 return
             loop.after(way * (0.5 + back + (3 if back > 0.97 else 0)), give, value, error)
 
         def give(value: T | None, error: AutomationError | None) -> None:
             if not self.open(host, source):
                 if write:
-                    self.lost.setdefault(source, []).append(loop.time())
+                    self.doubted(source)
             elif not answer.done():
                 if error is not None:
                     answer.set_exception(error)
@@ -108,6 +112,8 @@ class Wire:
 
         def expire() -> None:
             if not answer.done():
+                if write:
+                    self.doubted(source)
                 why = f"no answer within {limit_s:g} s"
                 error: Temporary = AmbiguousEffect(what, why=why) if write else Unreachable(what, why=why)
                 answer.set_exception(error)
@@ -116,10 +122,16 @@ class Wire:
         timer = loop.call_later(limit_s, expire)
         try:
             result = await answer
+        except AutomationError:
+            if process is not None and not write:
+                process.told.setdefault("unknown", set()).add(source)
+            raise
         finally:
             timer.cancel()
             if answer.done() and not answer.cancelled():
                 answer.exception()
-        if write and process is not None and process.at(f"answer:{source}:{verb}"):
+        if process is not None and not write:
+            process.told.setdefault("unknown", set()).discard(source)
+        elif process is not None and process.at(f"answer:{source}:{verb}"):
             await BARE
         return result

@@ -153,6 +153,7 @@ class World:
         machine.boot += 1
         boot = machine.boot
         self.version += 1
+        self.effect("agents", "boot", machine.name, machine.server_id, None)
         self.loop.after(self.wait(2, 6, "boot", machine.vmid, boot), self._booted, machine, boot)
 
     def _booted(self, machine: Machine, boot: int) -> None:
@@ -172,6 +173,7 @@ class World:
         machine.job = None
         machine.state = WorkloadState.STOPPED
         self.version += 1
+        self.effect("agents", "halt", machine.name, machine.server_id, None)
 
     def remove(self, machine: Machine) -> None:
         self.halt(machine)

@@ -62,6 +62,8 @@ class Agents:
                 found[server.id] = Unknown(f"{DISTRUSTED}it says it is {machine.liar or machine.server_id}")
             else:
                 found[server.id] = Known(self._status(machine))
+                if process is not None:
+                    process.told.setdefault("answered", set()).add(server.id)
         if silent:
             await w.loop.nap(2 * LIMIT_S)
         return found

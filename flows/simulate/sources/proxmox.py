@@ -47,9 +47,14 @@ class Proxmox:
     # Reading
 
     async def view(self) -> ProxmoxView:
+        process = here()
+
         def answer() -> ProxmoxView:
-            self._trust("the fleet's containers")
             w = self.w
+            lied_to = w.wire.trouble("proxmox").lying or w.wire.trouble("proxmox").partial
+            if process is not None:
+                process.told["lied to"] = bool(lied_to)
+            self._trust("the fleet's containers")
             if self._view[0] != w.version:
                 self._view = (w.version, {vmid: _container(w, m) for vmid, m in sorted(w.machines.items())})
             tasks = tuple(RunningTask(t.upid, t.node, t.kind, t.vmid, t.user) for t in w.running_tasks())
