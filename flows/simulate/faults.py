@@ -83,6 +83,9 @@ def _counter(attribute: str) -> Callable[[Faults, Fault], Undo]:
     return begin
 
 
+_refusing = _counter("refusing")
+
+
 def _strike(faults: Faults, fault: Fault, strike: Callable[[Process], None]) -> Undo:
     c = faults.controllers
     where: str | int = int(fault.arg) if fault.arg.isdigit() else fault.arg
@@ -140,6 +143,15 @@ def _cut(faults: Faults, fault: Fault) -> Undo:
         cuts[host, source] -= 1
 
     return end
+
+
+def _refuse(faults: Faults, fault: Fault) -> Undo:
+    """Writes are answered with a no. What broke the receiver took an entry with it, if ``arg`` names a server."""
+    if fault.arg and fault.target == "dns":
+        _delete_record(faults, Fault(fault.at, "delete_record", fault.arg))
+    if fault.arg and fault.target == "proxy":
+        _delete_registration(faults, Fault(fault.at, "delete_registration", fault.arg))
+    return _refusing(faults, fault)
 
 
 def _slow(faults: Faults, fault: Fault) -> Undo:
@@ -325,7 +337,7 @@ def _people(name: str) -> Callable[[Faults, Fault], Undo]:
 
 KINDS: Mapping[str, Callable[[Faults, Fault], Undo]] = {
     "death": _death, "pause": _pause, "host": _host, "cut": _cut, "down": _counter("down"), "slow": _slow, "lose": _lose,
-    "refuse": _counter("refusing"), "partial": _counter("partial"), "lie": _counter("lying"), "database": _database, "commit_lost": _commit_lost,
+    "refuse": _refuse, "partial": _counter("partial"), "lie": _counter("lying"), "database": _database, "commit_lost": _commit_lost,
     "clock": _clock, "flush": _flush, "twin": _twin, "node": _node, "bridge": _bridge, "stop_container": _stop_container,
     "delete_record": _delete_record, "change_record": _change_record, "stale_record": _stale_record, "crash": _crash, "agent": _agent,
     "delete_registration": _delete_registration, "stale_registration": _stale_registration, "impostor": _impostor, "sluggish": _sluggish,

@@ -53,8 +53,7 @@ async def found(database: Database, world: World, config: Settings, count: int) 
         for name in names:
             await nodes.put(tx, Node(name, 512_000, 20_000, 128, "local-zfs", "vmbr0", TEMPLATES))
         owners = [(await customers.add(tx, f"customer-{n + 1}", PLAN)).id for n in range(-(-count // PER_CUSTOMER))]
-        for n in range(count):
-            made.append(await _server(tx, n, owners[n // PER_CUSTOMER], names))
+        made.extend([await _server(tx, n, owners[n // PER_CUSTOMER], names) for n in range(count)])
     policy = policy_of(config)
     for server in made:
         dev = server.ctype is ContainerType.DEV

@@ -92,11 +92,13 @@ class Ledger:
     intents: dict[str, Intent] = field(default_factory=dict)
     fresh: list[Intent] = field(default_factory=list)
     closed: list[Intent] = field(default_factory=list)
+    #: Subjects whose lease this commit took from somebody who still had it.
+    stolen: list[str] = field(default_factory=list)
     _last: int = 0
 
     def refresh(self, process: Process | None, tables: frozenset[str]) -> None:
         """``fresh`` and ``closed`` hold the repairs that this commit began and ended."""
-        self.fresh, self.closed = [], []
+        self.fresh, self.closed, self.stolen = [], [], []
         if "leases" in tables:
             self._leases()
         if "brakes" in tables:
@@ -130,6 +132,8 @@ class Ledger:
                 continue
             if before is not None and before.holder is not None:
                 self.lost[before.holder, lease.subject] = at
+                if lease.holder not in (None, before.holder) and before.expires_at > self.now_ms() + 1000:
+                    self.stolen.append(lease.subject)
             if lease.holder is not None:
                 self.held[lease.holder, lease.subject] = lease.token
                 self.lost.pop((lease.holder, lease.subject), None)

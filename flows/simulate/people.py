@@ -124,7 +124,6 @@ class People:
         self.lowered_at = self.controllers.loop.time()
         self._do(f"repair-level {fault.arg}", lambda tx: control.set_repair_level(tx, int(fault.arg), ACTOR))
 
-
         def back() -> None:
             self.lowered_at = self.controllers.loop.time()
             self._do("repair-level 1", lambda tx: control.set_repair_level(tx, 1, ACTOR))

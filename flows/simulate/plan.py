@@ -122,7 +122,7 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
         source = pick(("proxmox", "agents", "proxy", "dns", "engine", "discord"), seed, n, "source")
         return Fault(at, kind, source, 0.0, f"{pick(('before', 'after', 'after'), seed, n, 'when')}:{1 + int(3 * d('k'))}")
     if kind == "refuse":
-        return Fault(at, kind, pick(("proxy", "dns", "discord", "ssh"), seed, n, "source"), between(30, 2400))
+        return Fault(at, kind, pick(("proxy", "dns", "proxy", "dns", "discord", "ssh"), seed, n, "source"), 300 + between(0, 2400), server)
     if kind == "partial":
         return Fault(at, kind, pick(("agents", "proxmox", "proxy", "dns"), seed, n, "source"), between(30, 600))
     if kind == "lie":

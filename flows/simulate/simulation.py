@@ -111,7 +111,12 @@ class Simulation:
         with seams.replaced(self.loop, self.order.seed, EPOCH_MS), self._connected():
             self.loop.run_until_complete(self._whole())
         return Report(
-            self.order.seed, self.order.servers, self.order.hours, self.trace.hexdigest(), time.process_time() - began, dict(sorted(self.counts.items()))
+            self.order.seed,
+            self.order.servers,
+            self.order.hours,
+            self.trace.hexdigest(),
+            time.process_time() - began,
+            dict(sorted(self.counts.items())),
         )
 
     @contextmanager
@@ -149,6 +154,14 @@ class Simulation:
         self.trace.update(line.encode())
         if self.log is not None:
             self.log.append(line)
+
+    def say(self, line: str) -> None:
+        """Into the log alone."""
+        if self.log is not None:
+            self.log.append(f"{self.loop.time():.6f} {line}")
+
+    def autonomy(self) -> dict[str, Any]:
+        return {}
 
     def _heard(self, effect: Effect) -> None:
         self.counts[f"{effect.source}.{effect.verb}"] += 1

@@ -30,16 +30,16 @@ class Alerted(Invariant):
             for intent in self.ledger.closed:
                 self._breaker(intent)
         if "operations" in tables:
-            for id_, kind in self.ledger.rows("SELECT id, kind FROM operations WHERE state = 'failed' AND finished_at > ?", self.ledger.now_ms() - 60_000):
+            for id_, kind in self.ledger.rows(
+                "SELECT id, kind FROM operations WHERE state = 'failed' AND finished_at > ?", self.ledger.now_ms() - 60_000
+            ):
                 if id_ not in self._failed:
                     self._failed.add(id_)
                     if not self.ledger.rows("SELECT 1 FROM outbox WHERE key LIKE ?", f"%_failed/{id_}/%"):
                         self.broken(f"{kind} {id_} failed, and nobody is told")
 
     def _episodes(self) -> None:
-        rows = self.ledger.rows(
-            "SELECT id, open_key, escalated_at, recalled_at FROM episodes WHERE closed_at IS NULL AND escalated_at IS NOT NULL"
-        )
+        rows = self.ledger.rows("SELECT id, open_key, escalated_at, recalled_at FROM episodes WHERE closed_at IS NULL AND escalated_at IS NOT NULL")
         for id_, key, escalated, recalled in rows:
             if self._told.get(id_) == (escalated, recalled):
                 continue

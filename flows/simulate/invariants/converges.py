@@ -65,7 +65,7 @@ class Converges(Invariant):
         self._operations()
 
     def _operations(self) -> None:
-        limit = self.ledger.now_ms() - int(2 * 3_600_000)
+        limit = self.ledger.now_ms() - (2 * 3_600_000)
         query = "SELECT id, kind, state, undo_failures FROM operations WHERE live_server IS NOT NULL AND created_at < ? AND undo_failures < 3"
         for id_, kind, state, _ in self.ledger.rows(query, limit):
             self.broken(f"{kind} {id_} is still {state}")

@@ -46,7 +46,9 @@ class EdgeTruth(Invariant):
         self._wrong = counted
 
     def _incidents(self) -> set[str]:
-        return {row[0] for row in self.ledger.rows("SELECT subject FROM episodes WHERE closed_at IS NULL AND \"check\" IN ('host_down', 'source_drift')")}
+        return {
+            row[0] for row in self.ledger.rows("SELECT subject FROM episodes WHERE closed_at IS NULL AND \"check\" IN ('host_down', 'source_drift')")
+        }
 
     def _registrations(self, answered: frozenset[str], proxmox_unknown: bool, incident: set[str]) -> dict[str, str]:
         names = {s.name: s for s in self.ledger.servers.values() if s.lives}

@@ -7,6 +7,7 @@ reach the database, until its lease would have ended it.
 from __future__ import annotations
 
 from flows.simulate.invariants.base import Invariant, working_under
+from flows.simulate.loop import Process
 from flows.simulate.world import Effect
 
 #: Seconds between the last look at the brakes and the last moment of a repair that begins after it.
@@ -15,6 +16,10 @@ ACT_S = 12.0
 
 class LockRespected(Invariant):
     name = "lock_respected"
+
+    def committed(self, process: Process | None, tables: frozenset[str]) -> None:
+        for subject in self.ledger.stolen:
+            self.broken(f"{process} took the lease of {subject} from somebody who still held it")
 
     def effect(self, effect: Effect) -> None:
         process = effect.process

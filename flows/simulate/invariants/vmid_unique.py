@@ -34,7 +34,9 @@ class VmidUnique(Invariant):
     def minute(self) -> None:
         recorded = {s.vmid for s in self.ledger.servers.values() if s.state in _MAKING}
         strays = {
-            vmid for vmid, m in self.world.machines.items() if (m.ours() or m.lock) and vmid not in recorded and vmid not in self.scene.faults.people.strangers
+            vmid
+            for vmid, m in self.world.machines.items()
+            if (m.ours() or m.lock) and vmid not in recorded and vmid not in self.scene.faults.people.strangers
         }
         self._stray = {vmid: self._stray.get(vmid, self.scene.now) for vmid in strays}
         for vmid, since in self._stray.items():

@@ -45,7 +45,7 @@ class Dns:
         def effect() -> None:
             now = tuple(r for label in _labels(name) for r in self.w.zone.get(label, ()))
             self.w.require(name, now, tuple(seen))
-            after: dict[str, tuple[Record, ...]] = {label: () for label in _labels(name)}
+            after: dict[str, tuple[Record, ...]] = dict.fromkeys(_labels(name), ())
             for record in wanted:
                 after[record.name] = (*after[record.name], record)
             after[OWNER_LABEL + name] = (Record(OWNER_LABEL + name, "TXT", owner_text(owner)),)
@@ -61,7 +61,7 @@ class Dns:
             if owner_of(txt) != owner:
                 raise Conflict(f"DNS: {name}", why="it is not ours any more")
             self.w.require(name, self.w.zone.get(name, ()), tuple(r for r in seen if r.name == name))
-            self.w.change_zone(name, {label: () for label in _labels(name)}, "withdraw", owner, process, sent)
+            self.w.change_zone(name, dict.fromkeys(_labels(name), ()), "withdraw", owner, process, sent)
 
         await self.w.wire.call("dns", "withdraw", name, effect, write=True, limit_s=LIMIT_S)
 
