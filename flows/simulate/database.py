@@ -38,7 +38,7 @@ class LeakyPool(Pool):
     _is_asyncio = True
 
     def _do_get(self) -> Any:
-        return self._free.pop() if self._free else self._create_connection()  # type: ignore[no-untyped-call]
+        return self._free.pop() if self._free else self._create_connection()
 
     def _do_return_conn(self, record: Any) -> None:
         self._free.append(record)

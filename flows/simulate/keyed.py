@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from hashlib import blake2b
 
 
 def draw(*key: object) -> float:
     """In [0, 1), by (seed, source, name, number, …)."""
-    return struct.unpack("<Q", blake2b(repr(key).encode(), digest_size=8).digest())[0] / 2**64
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") / 18446744073709551616.0
 
 
 def pick(choices: list[str] | tuple[str, ...], *key: object) -> str:

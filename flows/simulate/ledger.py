@@ -154,7 +154,7 @@ class Ledger:
         )
         for row in self.reader.execute(query, (self._last,)):
             self._last = row[0]
-            intent = Intent(*row[1:], seen=self.clock(), level_then=self.level)
+            intent = Intent(*(*row[1:], self.clock(), self.level))
             self.intents[intent.id] = intent
             self.fresh.append(intent)
         waiting = [i.id for i in self.intents.values() if i.outcome is None]

@@ -115,7 +115,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def number(self) -> int:
         return next(self._numbers)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]  # the stubs type the arguments by the callback's
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         timer._scheduled = True  # type: ignore[attr-defined]  # asyncio's own loops set it so
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
@@ -226,7 +228,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Called by other threads, of which there are none."""
 
-    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:
         """A look whether anybody is there (``asyncio.open_connection``): nothing is ever sent."""
         assert self.connect is not None
         await self.connect(str(host), int(port))
@@ -254,4 +256,4 @@ BARE = Bare()
 
 def here() -> Process | None:
     """The process whose code runs."""
-    return PROCESS.get(None)  # type: ignore[arg-type]  # the stubs want a Process as default
+    return PROCESS.get(None)

@@ -58,7 +58,7 @@ def _blind(check: Check) -> list[Patch]:
 
 
 def _unknown_is_missing() -> list[Patch]:
-    honest = gather.ask
+    honest = vars(gather)["ask"]
     empty = {"Proxmox.view": ProxmoxView({}, {}), "Proxy.view": ProxyView({}), "Dns.zone": ZoneView({}, {}), "_engine": EngineView({})}
 
     async def ask(call: Awaitable[Any], limit_s: float) -> Any:

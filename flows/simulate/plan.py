@@ -92,8 +92,18 @@ def planned(seed: int, servers: int, hours: float, profile: str) -> list[Fault]:
                 kind = name
                 break
         at = WARM_S + (end - WARM_S) * draw(seed, "at", n)
-        faults.append(_fault(seed, n, round(at, 1), kind, servers))
+        fault = _fault(seed, n, round(at, 1), kind, servers)
+        faults.append(fault)
+        if kind in ("brake", "hold") and profile != "realistic":
+            faults += _meanwhile(seed, n, fault, servers)
     return sorted(faults, key=lambda f: (f.at, f.kind, f.target))
+
+
+def _meanwhile(seed: int, n: int, fault: Fault, servers: int) -> list[Fault]:
+    """Whoever stops automation works on something, and takes it off the edge."""
+    server = fault.target if fault.target[:4] == "game" else _server(int(draw(seed, n, "meanwhile") * servers))
+    at = round(fault.at + 20 + 40 * draw(seed, n, "later"), 1)
+    return [Fault(at, "delete_record", server), Fault(at + 1, "delete_registration", server)]
 
 
 def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
@@ -103,7 +113,9 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     def between(low: float, high: float, *key: object) -> float:
         return round(low + (high - low) * d("between", *key) ** 2, 1)
 
-    server = _server(int(d("server") * servers))
+    # Trouble likes company: most of it meets the same few.
+    few = max(3, servers // 4)
+    server = _server(int(d("server") * (few if d("hot") < 0.6 else servers)))
     host = pick(("c1", "c2"), seed, n, "host")
     where = str(1 + int(200 * d("steps") ** 2)) if d("mix") < 0.5 else pick(BOUNDARIES, seed, n, "boundary")
     if kind == "death":

@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import structlog
 
-from flows.act import stepping
+from flows.act import stepping as stepping_module
 from flows.simulate.keyed import draw
 from flows.simulate.loop import VirtualLoop, here
-from flows.state import ids
+from flows.state import ids as ids_module
 
 
 class Ids:
@@ -41,13 +42,18 @@ def _steady(low: float, high: float) -> float:
     return low + (high - low) * draw(process.name, process.steps) if process is not None else low
 
 
+#: Looked into for names that they imported: what they do not export is a seam here all the same.
+ids: Any = ids_module
+stepping: Any = stepping_module
+
+
 @contextmanager
 def replaced(loop: VirtualLoop, seed: int, epoch_ms: int) -> Iterator[None]:
     """``time.monotonic`` is the loop's time; ids are numbers; a retry's jitter is a keyed draw; nothing is logged."""
     monotonic, made, chance = time.monotonic, ids.uuid7, stepping.random
     time.monotonic = loop.time
     ids.uuid7 = Ids(loop, seed, epoch_ms)
-    stepping.random = SimpleNamespace(uniform=_steady)  # type: ignore[assignment]  # the one function that is used of the module
+    stepping.random = SimpleNamespace(uniform=_steady)  # the one function that is used of the module
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
     random.seed(seed)
     try:

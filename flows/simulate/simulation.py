@@ -61,13 +61,17 @@ def directory() -> Iterator[Path]:
     base = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     path = Path(tempfile.mkdtemp(prefix="zlh-simulate-", dir=base))
     try:
-        migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}/template.db")
-        with contextlib.closing(sqlite3.connect(path / "template.db")) as made:  # the migration wrote the machine's time
-            made.execute("UPDATE control SET changed_at = ?, value = CASE name WHEN 'generation' THEN 1 ELSE value END", (EPOCH_MS,))
-            made.commit()
+        make_template(path)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def make_template(path: Path) -> None:
+    migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}/template.db")
+    with contextlib.closing(sqlite3.connect(path / "template.db")) as made:  # the migration wrote the machine's time
+        made.execute("UPDATE control SET changed_at = ?, value = CASE name WHEN 'generation' THEN 1 ELSE value END", (EPOCH_MS,))
+        made.commit()
 
 
 class Simulation:

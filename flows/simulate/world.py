@@ -4,7 +4,7 @@ at which something arrives; time passes by the loop. Whoever changes it says who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from flows.act.ownership import TAG, operation_mark, server_tag
@@ -299,7 +299,9 @@ class World:
 
     # The zone as receiver
 
-    def change_zone(self, what: str, labels: dict[str, tuple[Record, ...]], verb: str, server_id: str, process: Process | None, sent: float) -> None:
+    def change_zone(
+        self, what: str, labels: Mapping[str, tuple[Record, ...]], verb: str, server_id: str, process: Process | None, sent: float
+    ) -> None:
         """``labels``: what each of these labels holds from now on."""
         changed = any(self.zone.get(label, ()) != records for label, records in labels.items())
         for label, records in labels.items():

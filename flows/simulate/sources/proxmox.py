@@ -247,7 +247,8 @@ class Proxmox:
         return await self._order("destroy", vmid, effect)
 
     async def wait(self, upid: str, deadline_s: float) -> TaskStatus:
-        began, trouble = self.w.loop.time(), None
+        began = self.w.loop.time()
+        trouble: Temporary | None = None
         while True:
             status: TaskStatus | None = None
             try:
