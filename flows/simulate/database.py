@@ -208,7 +208,7 @@ class Connection:
             if not store.lose_answer:
                 self.stop()
                 store.doubted("database")
-                raise sqlite3.OperationalError("the answer to the commit was lost")
+                raise sqlite3.OperationalError("no active connection")  # which is how the dialect knows that it is gone
         if process is not None and process.at("tx:done"):
             await BARE
 

@@ -44,10 +44,10 @@ class Fault:
 
 #: kind → weight, of a profile. ``realistic`` is a month of a small hoster; ``dense`` what no operator ever sees in a day.
 WEIGHTS: Mapping[str, float] = {
-    "death": 14, "pause": 10, "host": 3, "cut": 7, "down": 6, "slow": 4, "lose": 12, "refuse": 4, "partial": 5, "lie": 3, "database": 4,
+    "death": 14, "pause": 10, "host": 2, "cut": 5, "down": 3, "slow": 3, "lose": 12, "refuse": 8, "partial": 3, "lie": 2, "database": 4,
     "commit_lost": 5, "clock": 2, "flush": 2, "node": 2, "bridge": 2, "twin": 5, "stop_container": 3, "delete_record": 8, "change_record": 3,
     "delete_registration": 8, "stale_record": 4, "stale_registration": 4, "crash": 8, "agent": 4, "impostor": 2, "order": 22, "create": 8,
-    "suspend": 3, "brake": 4, "level": 1, "hold": 3, "missing": 1, "orphan": 1, "sluggish": 2,
+    "suspend": 3, "brake": 8, "level": 4, "hold": 6, "missing": 1, "orphan": 1, "sluggish": 2,
 }  # fmt: skip
 _REALISTIC: Mapping[str, float] = {
     "death": 3, "host": 1, "cut": 2, "down": 3, "slow": 4, "lose": 3, "refuse": 1, "partial": 1, "database": 2, "commit_lost": 1, "flush": 1,
@@ -67,7 +67,7 @@ class Profile:
 
 PROFILES: Mapping[str, Profile] = {
     "default": Profile(8.0, WEIGHTS),
-    "dense": Profile(20.0, WEIGHTS),
+    "dense": Profile(36.0, WEIGHTS),
     "realistic": Profile(0.6, _REALISTIC),
     "none": Profile(0.0, WEIGHTS),
 }
@@ -127,7 +127,7 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     if kind == "cut":
         return Fault(at, kind, f"{host}:{pick((*SOURCES, 'database', 'ssh'), seed, n, 'source')}", between(5, 600))
     if kind == "down":
-        return Fault(at, kind, pick(SOURCES, seed, n, "source"), between(5, 900))
+        return Fault(at, kind, pick(SOURCES, seed, n, "source"), between(5, 600))
     if kind == "slow":
         return Fault(at, kind, pick((*SOURCES, "ssh"), seed, n, "source"), between(30, 600), str(pick(("5", "30", "300"), seed, n, "factor")))
     if kind == "lose":
@@ -164,7 +164,7 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     if kind == "brake":
         return Fault(at, kind, pick((server, server, "all", pick(node_names(servers), seed, n, "node")), seed, n, "scope"), between(120, 2400))
     if kind == "level":
-        return Fault(at, kind, "", between(300, 2400), pick(("0", "0", "2"), seed, n, "level"))
+        return Fault(at, kind, "", 240 + between(0, 1500), pick(("0", "0", "2"), seed, n, "level"))
     if kind in ("flush", "twin"):
         return Fault(at, kind)
     return Fault(at, kind, server)

@@ -18,6 +18,7 @@ from typing import Any
 
 from flows.act.sweep import SweepResult
 from flows.simulate import fleet, seams
+from flows.simulate.autonomy import Autonomy
 from flows.simulate.controllers import Controllers
 from flows.simulate.database import EPOCH_MS, Store
 from flows.simulate.faults import Faults
@@ -102,6 +103,7 @@ class Simulation:
         self.ledger = Ledger(self.store.reader, self.loop.time, self.store.now)
         self.scene = Scene(self.world, self.ledger, self.controllers, self.faults, self.settings, self._broken)
         self.invariants = [made(self.scene) for made in INVARIANTS.values()]
+        self._autonomy = Autonomy(self.scene)
         self.wire.doubted = self.store.doubted = self.controllers.doubted = self._doubted
         self.store.before = self._before
         self.log: list[str] | None = None
@@ -165,11 +167,12 @@ class Simulation:
             self.log.append(f"{self.loop.time():.6f} {line}")
 
     def autonomy(self) -> dict[str, Any]:
-        return {}
+        return self._autonomy.report(self.order.hours)
 
     def _heard(self, effect: Effect) -> None:
         self.counts[f"{effect.source}.{effect.verb}"] += 1
         self.note(effect.source, effect.verb, effect.target, effect.process, effect.changed)
+        self._autonomy.effect(effect)
         for invariant in self.invariants:
             invariant.effect(effect)
 
@@ -194,6 +197,7 @@ class Simulation:
     def _minute(self) -> None:
         if not self.controllers.stopped:
             self.loop.after(60.0, self._minute)
+        self._autonomy.minute()
         for invariant in self.invariants:
             invariant.minute()
 
