@@ -63,14 +63,47 @@ class Profile:
 
     per_hour: float
     weights: Mapping[str, float]
+    compounds: float = 0.0  # how likely each compound is, once in a simulation
 
 
 PROFILES: Mapping[str, Profile] = {
-    "default": Profile(8.0, WEIGHTS),
-    "dense": Profile(36.0, WEIGHTS),
+    "default": Profile(8.0, WEIGHTS, 0.3),
+    "dense": Profile(30.0, WEIGHTS, 1.0),
     "realistic": Profile(0.6, _REALISTIC),
     "none": Profile(0.0, WEIGHTS),
 }
+
+
+#: What must meet to put a safeguard to the test, and would by chance too seldom: seconds after the first, kind, target, duration, argument.
+#: ``S`` is a game server of the seed's choice.
+COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
+    ((0, "brake", "S", 400, ""), (20, "delete_record", "S", 0, ""), (21, "delete_registration", "S", 0, "")),
+    ((0, "level", "", 400, "0"), (60, "delete_record", "S", 0, "")),
+    ((0, "order", "S", 0, "restart"), (1, "hold", "S", 300, ""), (2, "delete_record", "S", 0, ""), (130, "order", "S", 0, "restart")),
+    ((0, "lose", "agents", 0, "after:1"), (0, "order", "S", 0, "restart")),
+    ((0, "order", "S", 0, "restart"), (1, "death", "run", 0, "wire:agents:restart")),
+    ((0, "order", "S", 0, "restart"), (1, "pause", "run", 200, "wire:agents:restart")),
+    ((0, "delete_record", "S", 0, ""), (1, "pause", "holder", 45, "wire:dns:")),
+    ((0, "delete_registration", "S", 0, ""), (1, "death", "sweep", 0, "answer:proxy:")),
+    ((0, "down", "dns", 200, ""), (30, "delete_record", "S", 0, "")),
+    ((0, "crash", "S", 0, "error"), (900, "order", "S", 0, "restart")),
+    ((0, "refuse", "dns", 600, "S"),),
+    ((0, "agent", "S", 500, ""),),
+    ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
+)
+
+
+def _compounds(seed: int, servers: int, end: float, chance: float) -> list[Fault]:
+    faults = []
+    for n, compound in enumerate(COMPOUNDS):
+        if draw(seed, "compound", n) >= chance:
+            continue
+        games = [name for name in map(_server, range(servers)) if name.startswith("game")]
+        server = pick(games, seed, "of compound", n)
+        at = WARM_S + max(0.0, end - WARM_S - compound[-1][0]) * draw(seed, "compound at", n)
+        for after, kind, target, duration, arg in compound:
+            faults.append(Fault(round(at + after, 1), kind, server if target == "S" else target, duration, server if arg == "S" else arg))
+    return faults
 
 
 def planned(seed: int, servers: int, hours: float, profile: str) -> list[Fault]:
@@ -96,6 +129,7 @@ def planned(seed: int, servers: int, hours: float, profile: str) -> list[Fault]:
         faults.append(fault)
         if kind in ("brake", "hold") and profile != "realistic":
             faults += _meanwhile(seed, n, fault, servers)
+    faults += _compounds(seed, servers, end, chosen.compounds)
     return sorted(faults, key=lambda f: (f.at, f.kind, f.target))
 
 

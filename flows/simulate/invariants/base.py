@@ -59,6 +59,12 @@ class Scene:
                 return True
         return bool(self.controllers.down) or self.controllers.store.down_until > self.now
 
+    def withdrawn_out(self, server_id: str | None, subject: str) -> bool:
+        """Whether the hour's twelve withdrawals are used up: by a receiver that refused them, say."""
+        since = self.ledger.now_ms() - 3_600_000
+        mine = [i for i in self.ledger.intents.values() if i.action in WITHDRAWING and i.intent_at > since]
+        return max(sum(i.subject == subject for i in mine), sum(server_id is not None and i.server_id == server_id for i in mine)) >= 12
+
     def held(self, server_id: str | None, host: str | None, subject: str = "") -> str:
         """What lawfully keeps automation from it now; empty if nothing does."""
         ledger = self.ledger

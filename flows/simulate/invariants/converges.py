@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from flows.act.sweep import SweepResult
 from flows.clients.dns_names import OWNER_LABEL
+from flows.domain.finding import Reason, Suppressed
 from flows.simulate.invariants.base import Invariant, Scene
 from flows.simulate.loop import Process
 
@@ -27,7 +28,7 @@ class Converges(Invariant):
             self._eligible.clear()
             return
         eligible = [r.finding for r in result.plan.repairs]
-        waiting = [s.finding for s in result.plan.suppressed if s.reason.value == "rate_limited" and s.finding.not_before is None]
+        waiting = [s.finding for s in result.plan.suppressed if self._queues(s)]
         queue = (len(eligible) + len(waiting)) // 2
         counted = {}
         for finding in (*eligible, *waiting):
@@ -35,6 +36,12 @@ class Converges(Invariant):
             if counted[finding.key] > SWEEPS + queue:
                 self.broken(f"{finding.key} ({finding.summary}) is still there after {counted[finding.key]} sweeps")
         self._eligible = counted
+
+    def _queues(self, held: Suppressed) -> bool:
+        """Whether it waits for its turn alone."""
+        if held.reason is not Reason.RATE_LIMITED or held.finding.not_before is not None:
+            return False
+        return not self.scene.withdrawn_out(held.finding.server_id, held.finding.subject)
 
     def ended(self) -> None:
         scene, ledger = self.scene, self.ledger

@@ -60,7 +60,7 @@ class EdgeTruth(Invariant):
             if self.scene.held(server.id if server else None, server.node if server else None, f"proxy:{name}"):
                 continue
             why = self._unready(server, entry.address, answered, proxmox_unknown)
-            if why:
+            if why and not self.scene.withdrawn_out(server.id if server else None, f"proxy:{name}"):
                 found[f"registration {name}"] = why
         return found
 
