@@ -86,6 +86,7 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "delete_record", "S", 0, ""), (1, "pause", "holder", 45, "wire:dns:")),
     ((0, "delete_registration", "S", 0, ""), (1, "death", "sweep", 0, "answer:proxy:")),
     ((0, "down", "dns", 200, ""), (30, "delete_record", "S", 0, "")),
+    ((0, "down", "proxy", 200, ""), (30, "delete_registration", "S", 0, "")),
     ((0, "crash", "S", 0, "error"), (900, "order", "S", 0, "restart")),
     ((0, "refuse", "dns", 600, "S"),),
     ((0, "agent", "S", 500, ""),),

@@ -154,7 +154,8 @@ def many(
 def catches(mutant: str, seeds: Iterable[int], order: Order, *, jobs: int = 1) -> int | None:
     """The first seed that catches a mutant by its own invariant; None: none does."""
     with directory() as home, ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(lambda seed: child(home, replace(order, seed=seed), None, mutant), seeds):
+        found = pool.map if jobs > 1 else map  # one after the other, no more are begun than needed
+        for result in found(lambda seed: child(home, replace(order, seed=seed), None, mutant), seeds):
             if result.error:
                 raise AutomationError(f"mutant {mutant}", why=result.error)
             if result.violation is not None:
