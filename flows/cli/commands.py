@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "up": ("Run the whole control plane here.", ("services",)),
         "demo": ("Provision servers, break things, show each fault seen and healed.", ("services",)),
         "lab": ("A fleet on this machine, simulated or of real containers, and faults on purpose.", ("labs",)),
+        "simulate": ("Simulate the controllers in virtual time, with faults.", ("simulate",)),
     },
     "Look": {
         "status": ("One screen: automation, sources, fleet, findings, queues.", ("look",)),

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool
 
 from flows.errors import Busy, Fenced, MisconfiguredSetting
 from flows.state import connections, patience
@@ -67,9 +68,9 @@ class ThreadTx(Tx):
 
 
 class Database:
-    """One engine. ``clock`` replaces the database's clock where time itself is simulated. ``busy_timeout_s``: for a lock or a connection of the
-    pool; ``answer_s``: for any one statement of a server, None without end; ``idle_s``: until a server ends a transaction whose process
-    stands still."""
+    """One engine. ``clock`` replaces the database's clock where time itself is simulated, ``poolclass`` the pool where processes are.
+    ``busy_timeout_s``: for a lock or a connection of the pool; ``answer_s``: for any one statement of a server, None without end; ``idle_s``:
+    until a server ends a transaction whose process stands still."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Database:
         idle_s: float | None = None,
         clock: Callable[[], int] | None = None,
         async_creator: Callable[[], Awaitable[Any]] | None = None,
+        poolclass: type[Pool] | None = None,
     ) -> None:
         self.url = _parsed(url)
         self._clock = clock
@@ -93,6 +95,8 @@ class Database:
             options |= {"pool_size": pool_size, "pool_pre_ping": True, "isolation_level": "READ COMMITTED", "pool_timeout": busy_timeout_s}
         if async_creator is not None:
             options["async_creator"] = async_creator
+        if poolclass is not None:
+            options["poolclass"] = poolclass
         self._threaded: ThreadedWriter | None = None
         if self.sqlite and async_creator is None and self.url.database not in (None, "", ":memory:"):
             self._threaded = ThreadedWriter(

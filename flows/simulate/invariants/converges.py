@@ -1,0 +1,81 @@
+"""``converges``: faults ended, after 90 virtual minutes no repairable finding is left; one with closed breaker and no lease is gone within 5
+sweeps beyond the limits' queue. Judged by the world: what is served is what should be.
+"""
+
+from __future__ import annotations
+
+from flows.act.sweep import SweepResult
+from flows.clients.dns_names import OWNER_LABEL
+from flows.domain.finding import Reason, Suppressed
+from flows.simulate.invariants.base import Invariant, Scene
+from flows.simulate.loop import Process
+
+SWEEPS = 5
+AFTER_S = 90 * 60.0
+
+
+class Converges(Invariant):
+    name = "converges"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._eligible: dict[str, int] = {}
+
+    def swept(self, process: Process, result: SweepResult | None) -> None:
+        """A finding that nothing but the limits holds back must go. Only once the faults are over."""
+        scene = self.scene
+        if result is None or result.plan is None or scene.now < scene.faults.ended + 120 or scene.faults.active:
+            self._eligible.clear()
+            return
+        eligible = [r.finding for r in result.plan.repairs]
+        waiting = [s.finding for s in result.plan.suppressed if self._queues(s)]
+        queue = (len(eligible) + len(waiting)) // 2
+        counted = {}
+        for finding in (*eligible, *waiting):
+            counted[finding.key] = self._eligible.get(finding.key, 0) + 1
+            if counted[finding.key] > SWEEPS + queue:
+                self.broken(f"{finding.key} ({finding.summary}) is still there after {counted[finding.key]} sweeps")
+        self._eligible = counted
+
+    def _queues(self, held: Suppressed) -> bool:
+        """Whether it waits for its turn alone."""
+        if held.reason is not Reason.RATE_LIMITED or held.finding.not_before is not None:
+            return False
+        return not self.scene.withdrawn_out(held.finding.server_id, held.finding.subject)
+
+    def ended(self) -> None:
+        scene, ledger = self.scene, self.ledger
+        if scene.now < scene.faults.ended + AFTER_S:
+            return
+        for server in ledger.servers.values():
+            machine = self.world.machines.get(server.vmid)
+            ready = machine is not None and machine.ready and machine.agent_up and not machine.liar
+            name = f"{server.name}.{scene.settings.dns.zone}"
+            if scene.held(server.id, server.node):
+                continue
+            entry = self.world.registrations.get(server.name)
+            if server.published and ready:
+                if entry is None or (entry.address, entry.port) != (server.address, server.port):
+                    self.broken(f"{server.name} is ready and not registered")
+                if not any(r.value == scene.settings.proxy.player_address for r in self.world.zone.get(name, ())):
+                    self.broken(f"{server.name} is ready and has no record")
+            running = machine is not None and machine.agent_up and machine.state.value in ("running", "starting")
+            if server.billing not in ("active", "past_due") and running and server.ctype == "game" and server.state in ("active", "suspended"):
+                self.broken(f"{server.name} runs although its customer is suspended")
+        names = {s.name for s in ledger.servers.values() if s.lives}
+        for name in self.world.registrations:
+            if name not in names and not scene.held(None, None, f"proxy:{name}"):
+                self.broken(f"{name} is registered and nobody's")
+        for label in self.world.zone:
+            if label.startswith(OWNER_LABEL) and label.removeprefix(OWNER_LABEL).partition(".")[0] not in names:
+                self.broken(f"{label.removeprefix(OWNER_LABEL)} is published and nobody's")
+        self._operations()
+
+    def _operations(self) -> None:
+        limit = self.ledger.now_ms() - (2 * 3_600_000)
+        query = "SELECT id, kind, state, undo_failures FROM operations WHERE live_server IS NOT NULL AND created_at < ? AND undo_failures < 3"
+        for id_, kind, state, _ in self.ledger.rows(query, limit):
+            self.broken(f"{kind} {id_} is still {state}")
+        for subject, kind in self.ledger.rows("SELECT subject, kind FROM leases WHERE holder IS NOT NULL AND expires_at < ?", limit):
+            if kind not in ("patch", "restore", "repair", "maintenance"):
+                self.broken(f"the {kind} lease of {subject} has been expired for two hours")

@@ -1,0 +1,71 @@
+"""``no_double_effect``: agents, bridge and zone complete no second effect of one repair or step; at Proxmox nothing is created or destroyed by
+somebody whose lease is another's; whoever was superseded commits nothing but its outcome.
+
+A second effect is one that changes the same thing once more, in the same way, while nobody else changed it in between.
+"""
+
+from __future__ import annotations
+
+from flows.simulate.invariants.base import Invariant, Scene, working_under
+from flows.simulate.loop import Process
+from flows.simulate.world import Effect
+
+#: What a superseded sweep, and a superseded run, may still write: its outcome, and the heartbeat of a lease that is still its own.
+_OF_SWEEPS = frozenset({"repairs", "audit", "leases", "outbox"})
+_OF_RUNS = frozenset({"attempts", "operations", "audit"})
+_FINAL = frozenset({"clone", "destroy"})
+
+
+class NoDoubleEffect(Invariant):
+    name = "no_double_effect"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._last: dict[tuple[str, str], tuple[object, str]] = {}
+
+    def effect(self, effect: Effect) -> None:
+        process = effect.process
+        if effect.source == "discord":
+            return
+        if effect.verb.endswith("!"):
+            self.broken(f"{process} did {effect.source} {effect.verb[:-1]} of {effect.target} with a token lower than one seen there")
+        if not effect.changed:
+            return
+        thing = (effect.source, effect.target)
+        if process is None or effect.source == "proxmox":
+            self._last.pop(thing, None)
+            if process is not None and effect.verb in _FINAL:
+                self._late(effect, process)
+            return
+        unit = self._unit(effect, process)
+        if self._last.get(thing) == (unit, effect.verb):
+            self.broken(f"{effect.source} completed {effect.verb} of {effect.target} twice for {unit}")
+        self._last[thing] = (unit, effect.verb)
+
+    def _unit(self, effect: Effect, process: Process) -> object:
+        """The repair or the step that this belongs to."""
+        if process.kind == "run":
+            operation, _ = process.told["run"]
+            rows = self.ledger.rows("SELECT step, direction FROM journal WHERE operation_id = ? AND state = 'started'", operation)
+            return (operation, *sorted(map(tuple, rows)))
+        mine = [i for i in self.ledger.intents.values() if i.epoch == process.told.get("epoch") and i.seen <= effect.sent]
+        return mine[-1].id if mine else process.name
+
+    def _late(self, effect: Effect, process: Process) -> None:
+        for (holder, subject), lost in self.ledger.lost.items():
+            if holder == process.holder and subject in self.ledger.servers and lost < effect.at:
+                self.broken(f"{process} had a container {effect.verb}ed after its lease of {subject} was lost")
+
+    def before_commit(self, process: Process | None, tables: frozenset[str]) -> None:
+        if process is None:
+            return
+        epoch = process.told.get("epoch")
+        if process.kind == "sweep" and epoch is not None and self.ledger.epoch[0] > epoch and not tables <= _OF_SWEEPS:
+            self.broken(f"{process} of epoch {epoch} wrote {', '.join(sorted(tables))} under epoch {self.ledger.epoch[0]}")
+        if process.kind == "run" and not tables <= _OF_RUNS:
+            for (holder, subject), lost in self.ledger.lost.items():
+                if holder == process.holder and lost < self.scene.now and subject in self.ledger.servers:
+                    self.broken(f"{process} wrote {', '.join(sorted(tables))} after its lease of {subject} was lost")
+
+
+__all__ = ["NoDoubleEffect", "working_under"]

@@ -1,0 +1,1 @@
+"""The ports of :mod:`flows.domain.ports` over the simulated world: what ``flows.clients`` is over the real one, errors and retries alike."""
