@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flows.act.ownership import TAG, server_tag
+from flows.act.ownership import server_tag
 from flows.clients.dns_names import OWNER_LABEL, owner_text
-from flows.domain.sources import Record, Registration
+from flows.domain.sources import OUR_TAG, Record, Registration
 from flows.errors import BadInput
 from flows.simulate.controllers import Controllers
 from flows.simulate.loop import Process
@@ -319,7 +319,7 @@ def _orphan(faults: Faults, fault: Fault) -> Undo:
     """A container with our tag that no record knows; a person removes it in time."""
     w = faults.world
     vmid = 30_000 + w.loop.number() % 10_000
-    m = w.machines[vmid] = Machine(vmid, next(iter(w.nodes)), "stopped", f"old-{fault.target}", tags=frozenset({TAG, server_tag("gone")}))
+    m = w.machines[vmid] = Machine(vmid, next(iter(w.nodes)), "stopped", f"old-{fault.target}", tags=frozenset({OUR_TAG, server_tag("gone")}))
     m.made_at = w.loop.time()
     w.version += 1
     faults.people.strangers.add(vmid)

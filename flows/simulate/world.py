@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from flows.act.ownership import TAG, operation_mark, server_tag
+from flows.act.ownership import operation_mark, server_tag
 from flows.domain.agent import WorkloadState
-from flows.domain.sources import Record, Registration
+from flows.domain.sources import OUR_TAG, Record, Registration
 from flows.errors import AutomationError, Busy, Conflict, Fenced, NotFound
 from flows.simulate.keyed import draw
 from flows.simulate.loop import Process, VirtualLoop
@@ -71,7 +71,7 @@ class Machine:
         return next((tag.removeprefix("zlh-srv-") for tag in self.tags if tag.startswith("zlh-srv-")), "")
 
     def ours(self) -> bool:
-        return bool(self.owner()) or TAG in self.tags or self.description.startswith("zlh-op-")
+        return bool(self.owner()) or OUR_TAG in self.tags or self.description.startswith("zlh-op-")
 
 
 @dataclass(slots=True)
@@ -347,7 +347,7 @@ class World:
 
     def born(self, vmid: int, node: str, server_id: str, operation_id: str, name: str, address: str, *, dev: bool = False) -> Machine:
         """A container that was ours before the simulation began, up and serving."""
-        machine = Machine(vmid, node, "running", name, tags=frozenset({TAG, server_tag(server_id), operation_mark(operation_id)}), address=address)
+        machine = Machine(vmid, node, "running", name, tags=frozenset({OUR_TAG, server_tag(server_id), operation_mark(operation_id)}), address=address)
         machine.up = machine.agent = machine.agent_up = machine.ready = machine.wanted = True
         machine.server_id, machine.dev, machine.state = server_id, dev, WorkloadState.RUNNING
         self.machines[vmid] = machine
