@@ -100,8 +100,9 @@ def explained(said: Explanation, utc: bool) -> Iterator[str]:
     s = said.server
     yield f"{s.name}  ct {s.vmid} on {s.node}  {s.address}  desired {s.desired}"
     for line in said.lines:
-        remarks = [remark(verdict) for verdict in line.verdicts if verdict.state != "ok"] or (["ok"] if line.verdicts else [])
-        yield f"  {line.source:<9}{line.says:<63} {'← ' + '; '.join(remarks) if remarks else ''}".rstrip()
+        remarks = [remark(verdict) for verdict in line.verdicts if verdict.state != "ok"]
+        beside = "← " + "; ".join(remarks) if remarks else "ok" if line.verdicts else ""
+        yield f"  {line.source:<9}{line.says:<63} {beside}".rstrip()
     for title, words in (("would", said.would), ("does not", said.does_not), ("next", said.next), ("by hand", said.commands)):
         for word in words:
             yield f"{title:<9}  {word}"

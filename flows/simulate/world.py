@@ -347,7 +347,8 @@ class World:
 
     def born(self, vmid: int, node: str, server_id: str, operation_id: str, name: str, address: str, *, dev: bool = False) -> Machine:
         """A container that was ours before the simulation began, up and serving."""
-        machine = Machine(vmid, node, "running", name, tags=frozenset({OUR_TAG, server_tag(server_id), operation_mark(operation_id)}), address=address)
+        tags = frozenset({OUR_TAG, server_tag(server_id), operation_mark(operation_id)})
+        machine = Machine(vmid, node, "running", name, tags=tags, address=address)
         machine.up = machine.agent = machine.agent_up = machine.ready = machine.wanted = True
         machine.server_id, machine.dev, machine.state = server_id, dev, WorkloadState.RUNNING
         self.machines[vmid] = machine

@@ -30,6 +30,7 @@ OF = {
     "backup_interval_ms": "policy.watch_backups",
     "source_critical_sweeps": "policy.source_critical_sweeps",
     "recall_ms": "policy.recall_s",
+    "review_ms": "policy.review_s",
     "cleanup_attempts": "policy.cleanup_attempts",
     "cleanup_backoff_ms": "policy.cleanup_backoff_s",
     "player_address": "proxy.player_address",

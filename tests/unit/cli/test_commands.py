@@ -264,7 +264,7 @@ def test_status_of_an_empty_house_is_unknown(zlh: Callable[..., Said], home: Pat
 
 def test_what_a_source_says_never_touches_the_verdict_beside_it() -> None:
     server = SimpleNamespace(name="fern", vmid=1, node="pve1", address="10.0.0.1", desired="running")
-    found = SimpleNamespace(check="host_down", state="found", detail="")
+    found = SimpleNamespace(check="host_down", state="found", detail="", finding=SimpleNamespace(confirmed=True))
     lines = [SimpleNamespace(source="autopilot", says="x" * length, verdicts=[found]) for length in (1, 63, 64, 80)]
     said = SimpleNamespace(server=server, lines=lines, would=[], does_not=[], next=[], commands=[], next_at={})
     assert all("x ← host_down" in line or "x  " in line for line in list(look.explained(said, utc=True))[1:5])

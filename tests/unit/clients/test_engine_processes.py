@@ -79,7 +79,7 @@ def test_the_collector_runs_beside_the_event_loop() -> None:
 def test_prefect_yaml_is_rendered_for_one_installation() -> None:
     config = rendered(Path("prefect.yaml"), pool="other", interval_s=10)
     assert {d["work_pool"]["name"] for d in config["deployments"]} == {"other"}
-    assert {d["name"] for d in config["deployments"]} == {"reconcile", "digest", "post-migration", *DEPLOYMENT_OF.values()}
+    assert {d["name"] for d in config["deployments"]} == {"reconcile", "digest", "post-migration", "approve", *DEPLOYMENT_OF.values()}
     assert {d["work_pool"]["work_queue_name"] for d in config["deployments"]} <= set(Queue)
     (sweep,) = next(d for d in config["deployments"] if d["name"] == "reconcile")["schedules"]
     assert (sweep["interval"], sweep["anchor_date"]) == (10, "2025-01-01T00:00:00+00:00")
