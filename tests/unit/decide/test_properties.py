@@ -13,7 +13,7 @@ from flows.decide.breakers import BULK
 from flows.decide.checks.registry import CHECKS
 from flows.decide.plan import decide, find
 from flows.decide.sightings import ALL_SOURCES, WHOLE_SOURCES, observations, sightings, source_of
-from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, EpisodeRow, Plan, Transition
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Check, EpisodeRow, Plan, Transition
 from flows.domain.known import Unknown
 from flows.domain.snapshot import Snapshot
 from tests.support import snapshots
