@@ -68,7 +68,7 @@ class EngineSetup:
             raise NotFound(f"the engine's database {self._file}", why="it is not there", remedy="set ZLH_ENGINE__HOME to the directory that holds it")
         await self.wait_healthy(wait_s)
 
-    async def renew(self, prefect_file: Path, *, interval_s: float | None = None, wait_s: float = 60.0, deadline_s: float = 180.0) -> None:
+    async def renew(self, prefect_file: Path, *, interval_s: float | None = None, wait_s: float = 60.0, deadline_s: float = 300.0) -> None:
         """Throws the server's database away and sets the server up again, while it runs: what it knew of runs is gone, workers come back by
         themselves. Killed in between it is done by calling it again. Raises Conflict where the server turns out to use another database."""
         await self.renewable(wait_s=wait_s)

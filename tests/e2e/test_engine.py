@@ -320,10 +320,6 @@ async def test_a_database_made_anew_under_a_running_worker(deployed: Station, en
     try:
         with pytest.raises(NotFound, match="ZLH_ENGINE__HOME"):
             await elsewhere.renew(deployed.prefect_file)
-        # Another server's database, made anew as ordered, and then nothing is set up: this server would keep what it knows.
-        (deployed.home / "code" / "prefect.db").touch()
-        with pytest.raises(Conflict, match="is not its database"):
-            await elsewhere.renew(deployed.prefect_file)
         await setup.renew(deployed.prefect_file, interval_s=15)
     finally:
         await setup.close()
@@ -331,6 +327,18 @@ async def test_a_database_made_anew_under_a_running_worker(deployed: Station, en
     assert await engine.runs(["1:renewed:1"]) == {}
     await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
     await until("the run after", ran, 90)
+
+
+@pytest.mark.soak
+async def test_another_database_than_the_servers_is_told(deployed: Station) -> None:
+    """It is made anew as ordered, and then nothing is set up: this server keeps what it knows."""
+    (deployed.home / "code" / "prefect.db").touch()
+    elsewhere = EngineSetup(deployed.settings, deployed.home / "code")
+    try:
+        with pytest.raises(Conflict, match="is not its database"):
+            await elsewhere.renew(deployed.prefect_file)
+    finally:
+        await elsewhere.close()
 
 
 def test_the_projects_own_deployments_name_flows_that_exist() -> None:
