@@ -22,7 +22,7 @@ from flows.domain.finding import Check, Finding, Suppressed
 from flows.domain.known import Known
 from flows.domain.operation import StepName
 from flows.domain.sources import EngineView, ProxmoxView, ProxyView, ZoneView
-from flows.errors import AutomationError, BadInput
+from flows.errors import BadInput
 from flows.observe import gather
 from flows.state import database, epochs, leases, outbox, repairs, vmids
 from flows.state.ids import new_id
@@ -176,4 +176,4 @@ def _put(place: Any, name: Any, value: Any) -> None:
         setattr(place, name, value)
 
 
-__all__ = ["MUTANTS", "AutomationError", "Mutant", "broken", "named"]
+__all__ = ["MUTANTS", "Mutant", "broken", "named"]
