@@ -65,13 +65,21 @@ async def sweep(deps: Deps, gate: Gate, say: Callable[[str], None] | None = None
             say(f"superseded in the middle: {error}")
             return SweepResult("superseded", epoch, reason=str(error), seconds=time.monotonic() - began)
         except TimeoutError:
-            await _finish(deps, epoch, "failed", {"reason": f"over its limit of {timing.sweep_limit_s:g} s"})
-            return SweepResult("failed", epoch, reason="over its time limit", seconds=time.monotonic() - began)
+            return await _out_of_time(deps, epoch, began)
         finally:
             with contextlib.suppress(AutomationError):
                 await epochs.end(deps.database, epoch, deps.holder)
     finally:
         await gate.leave(deps.holder)
+
+
+async def _out_of_time(deps: Deps, epoch: int, began: float) -> SweepResult:
+    """Over its limit: failed, unless a newer sweep has begun meanwhile (this one stood still, say), which has said all there is to say."""
+    try:
+        await _finish(deps, epoch, "failed", {"reason": f"over its limit of {deps.settings.timing.sweep_limit_s:g} s"})
+    except Fenced as error:
+        return SweepResult("superseded", epoch, reason=str(error), seconds=time.monotonic() - began)
+    return SweepResult("failed", epoch, reason="over its time limit", seconds=time.monotonic() - began)
 
 
 class _Renewal:

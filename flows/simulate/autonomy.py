@@ -74,7 +74,7 @@ class Autonomy:
                 records = scene.world.zone.get(f"{server.name}.{scene.settings.dns.zone}", ())
                 if not any(r.value == scene.settings.proxy.player_address for r in records):
                     found.add(f"unpublished {server.name}")
-            elif server.published and machine.status == "running" and machine.agent_up and server.name in scene.world.registrations:
+            elif server.published and (machine.agent_up or machine.status == "stopped") and server.name in scene.world.registrations:
                 found.add(f"unready {server.name}")
         found |= {f"registered {name}" for name in scene.world.registrations if name not in names}
         owned = (label.removeprefix(OWNER_LABEL) for label in scene.world.zone if label.startswith(OWNER_LABEL))

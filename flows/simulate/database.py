@@ -11,7 +11,7 @@ import asyncio
 import copy
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from sqlalchemy.pool import Pool
@@ -280,6 +280,3 @@ class Cursor:
 
     async def close(self) -> None:
         return None
-
-
-Writer = Callable[[Database], Awaitable[None]]

@@ -205,7 +205,7 @@ def _node(faults: Faults, fault: Fault) -> Undo:
 
 def _bridge(faults: Faults, fault: Fault) -> Undo:
     """The bridge starts anew: it has nothing, and pulls the list until it gets one."""
-    w, c = faults.world, faults.controllers
+    w = faults.world
     w.registrations.clear()
     faults.touched("proxy", "restart", "")
     trouble = w.wire.trouble("proxy")
@@ -215,7 +215,6 @@ def _bridge(faults: Faults, fault: Fault) -> Undo:
         trouble.down -= 1
         faults.people.rehydrate()
 
-    assert c is not None
     return end
 
 

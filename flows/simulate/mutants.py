@@ -22,9 +22,9 @@ from flows.domain.finding import Check, Finding, Suppressed
 from flows.domain.known import Known
 from flows.domain.operation import StepName
 from flows.domain.sources import EngineView, ProxmoxView, ProxyView, ZoneView
-from flows.errors import AutomationError, BadInput
+from flows.errors import BadInput
 from flows.observe import gather
-from flows.state import database, leases, outbox, repairs, vmids
+from flows.state import database, epochs, leases, outbox, repairs, vmids
 from flows.state.ids import new_id
 
 #: (object or mapping, name or key, what stands there instead)
@@ -130,7 +130,10 @@ _ALL = (
         lambda: [(holds, "in_force", lambda fleet, now: []), (repairing, "_paused", _no)],
     ),
     Mutant("lease_stolen", "lock_respected", "a held lease is taken all the same", _stolen),
-    Mutant("fencing", "no_double_effect", "a superseded sweep may write", lambda: [(database, "_guard", _nothing)]),
+    Mutant(
+        "fencing", "no_double_effect", "a superseded sweep notices nothing, and may write",
+        lambda: [(database, "_guard", _nothing), (epochs, "renew", _nothing)],
+    ),
     Mutant("restart_again", "no_double_effect", "a restart whose answer was lost is sent once more", _restart_again),
     Mutant("level", "level_respected", "the repair level is not asked", _level),
     Mutant("dns_unmended", "converges", "a missing record is not looked for", lambda: _blind(Check.DNS_RECORD)),
@@ -173,4 +176,4 @@ def _put(place: Any, name: Any, value: Any) -> None:
         setattr(place, name, value)
 
 
-__all__ = ["MUTANTS", "AutomationError", "Mutant", "broken", "named"]
+__all__ = ["MUTANTS", "Mutant", "broken", "named"]

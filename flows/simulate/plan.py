@@ -83,7 +83,7 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "lose", "agents", 0, "after:1"), (0, "order", "S", 0, "restart")),
     ((0, "order", "S", 0, "restart"), (1, "death", "run", 0, "wire:agents:restart")),
     ((0, "order", "S", 0, "restart"), (1, "pause", "run", 200, "wire:agents:restart")),
-    ((0, "delete_record", "S", 0, ""), (1, "pause", "holder", 45, "wire:dns:")),
+    ((0, "delete_record", "S", 0, ""), (1, "pause", "sweep", 70, "wire:dns:")),
     ((0, "delete_registration", "S", 0, ""), (1, "death", "sweep", 0, "answer:proxy:")),
     ((0, "down", "dns", 200, ""), (30, "delete_record", "S", 0, "")),
     ((0, "down", "proxy", 200, ""), (30, "delete_registration", "S", 0, "")),

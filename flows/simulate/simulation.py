@@ -215,7 +215,3 @@ class Simulation:
         self.note("swept", process, outcome, *(result.outcomes if result is not None else ()))
         for invariant in self.invariants:
             invariant.swept(process, result)
-
-
-def counts_of(simulation: Any) -> Mapping[str, int]:
-    return dict(simulation.counts)

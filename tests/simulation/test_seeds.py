@@ -35,6 +35,7 @@ SCRIPTS: Mapping[str, tuple[float, Sequence[Fault]]] = {
     "no_intent": (0.3, [Fault(150, "delete_record", "game001")]),
     "no_outcome": (0.3, [Fault(150, "delete_record", "game001")]),
     "unready_stays": (0.3, [Fault(150, "crash", "game001", 0, "error")]),
+    "fencing": (0.3, [Fault(150, "delete_record", "game002"), Fault(170, "pause", "sweep", 70, "wire:dns:")]),
     "restart_again": (0.3, [Fault(150, "order", "game002", 0, "restart"), Fault(150, "lose", "agents", 0, "after:1")]),
     "breaker": (0.3, [Fault(150, "refuse", "dns", 600, "game001")]),
     "vmid_reused": (0.3, [Fault(150, "create", "new001", 0, "paper")]),

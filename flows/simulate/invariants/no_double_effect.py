@@ -6,7 +6,7 @@ A second effect is one that changes the same thing once more, in the same way, w
 
 from __future__ import annotations
 
-from flows.simulate.invariants.base import Invariant, Scene, working_under
+from flows.simulate.invariants.base import Invariant, Scene
 from flows.simulate.loop import Process
 from flows.simulate.world import Effect
 
@@ -66,6 +66,3 @@ class NoDoubleEffect(Invariant):
             for (holder, subject), lost in self.ledger.lost.items():
                 if holder == process.holder and lost < self.scene.now and subject in self.ledger.servers:
                     self.broken(f"{process} wrote {', '.join(sorted(tables))} after its lease of {subject} was lost")
-
-
-__all__ = ["NoDoubleEffect", "working_under"]

@@ -8,9 +8,9 @@ from typing import TypeVar
 from flows.clients.proxmox import rights
 from flows.domain.ports import CloneSpec, ContainerSpec
 from flows.domain.sources import Container, ContainerConfig, ProxmoxView, RunningTask, TaskStatus
-from flows.errors import AmbiguousEffect, Busy, Conflict, DeadlineExceeded, NotFound, TaskFailed, Temporary, Unproven, Unreachable
+from flows.errors import Busy, Conflict, DeadlineExceeded, TaskFailed, Temporary, Unproven, Unreachable
 from flows.simulate.loop import here
-from flows.simulate.world import OUR_USER, Machine, Task, World
+from flows.simulate.world import OUR_USER, Machine, World
 
 T = TypeVar("T")
 
@@ -278,6 +278,3 @@ class Proxmox:
 def _container(world: World, m: Machine) -> Container:
     online = world.nodes.get(m.node, False)
     return Container(m.vmid, m.node, m.status if online else "unknown", m.name, m.tags, m.lock)
-
-
-__all__ = ["AmbiguousEffect", "NotFound", "Proxmox", "Task"]

@@ -171,3 +171,14 @@ async def test_an_engine_that_hangs_does_not_hold_up_the_sweep(house: House, mon
     async with asyncio.timeout(5):
         assert await _carry_out(house, repair) is Outcome.REPAIRED
     assert await house.state(operation) is OperationState.FAILED
+
+
+async def test_out_of_time_under_a_newer_epoch_is_superseded(house: House) -> None:
+    async def newer() -> None:
+        async with house.db.write() as tx:
+            await tx.execute(update(t.epochs).values(epoch=t.epochs.c.epoch + 1, holder="other"))
+        await asyncio.sleep(5)
+
+    house.world.before["view"] = [newer]
+    result = await _sweep(house, house.deps(sweep_limit_s=0.3, epoch_renew_s=5.0))
+    assert result.outcome == "superseded"
