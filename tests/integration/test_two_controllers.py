@@ -156,8 +156,7 @@ async def _stood_still(rig: Rig, one: LoopController, drift: Drift, phase: str, 
     """``one`` sweeps and stands still in that phase; since when (monotonic)."""
     mark = len(one.events)
     if phase == "inside":
-        await rig.go(one)
-        await _held(rig, drift)
+        await _held(rig, drift, one)
         one.stop()
     else:
         if phase == "renewal":  # a sweep that lasts
@@ -173,10 +172,11 @@ async def _stood_still(rig: Rig, one: LoopController, drift: Drift, phase: str, 
     return time.monotonic()
 
 
-async def _held(rig: Rig, drift: Drift) -> None:
-    """The first such call is at its receiver and will take its effect when the faults are cleared."""
+async def _held(rig: Rig, drift: Drift, *which: LoopController) -> None:
+    """These sweep, and the first such call of theirs is at its receiver: it will go on when the faults are cleared."""
     target, call = drift.held
     fault = await rig.lab("POST", "/faults", target=target, mode="hold", call=call, count=1)
+    await rig.go(*which)
 
     async def met() -> bool:
         return any(f["id"] == fault["id"] and f["hits"] for f in (await rig.lab("GET", "/faults"))["faults"])
@@ -299,7 +299,6 @@ async def _never_two_at_once(rig: Rig) -> None:
 async def test_the_database_is_restarted_while_a_call_is_on_its_way(rig: Rig, mariadb: MariaDB, kind: str, way: str) -> None:
     """Nobody stands still: the call may still come to its end, or its holder ends in time."""
     async with drifted(rig, kind) as [watch]:
-        await rig.go()
         await _held(rig, watch.drift)
         (mariadb.kill if way == "kill" else mariadb.stop)()
         mariadb.start()
@@ -316,8 +315,7 @@ async def test_one_is_cut_from_the_database_while_its_call_is_on_its_way(rig: Ri
     a, b = rig.a, rig.b
     async with drifted(rig, kind) as [watch]:
         mark, told = len(b.events), len(a.events)
-        await rig.go(a)
-        await _held(rig, watch.drift)
+        await _held(rig, watch.drift, a)
         await rig.wires["a.database"].cut()
         at = time.monotonic()
         await rig.go(b)
