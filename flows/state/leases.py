@@ -70,6 +70,14 @@ async def check(tx: Tx, subject: str, token: int) -> Lease:
     return lease
 
 
+async def held(tx: Tx, subject: str, token: int) -> Lease:
+    """As :func:`check`, without the lock: for a transaction that only reads, in which a server refuses to lock. Raises Fenced."""
+    lease = await get(tx, subject)
+    if lease is None or lease.token != token or lease.holder is None:
+        raise _fenced(subject, token, lease)
+    return lease
+
+
 async def release(tx: Tx, subject: str, token: int) -> None:
     """Gives it back; the token stays, for the next one to be greater. Raises Fenced."""
     leases = t.leases.c

@@ -115,7 +115,7 @@ class PointedDatabase(Database):
 def _words(parameters: Any) -> list[str]:
     """The short texts among a statement's values: outcomes, states, actors."""
     values = parameters.values() if isinstance(parameters, Mapping) else parameters or ()
-    return [value for value in values if isinstance(value, str) and len(value) < 200]
+    return [value for value in values if isinstance(value, str) and len(value) < 400]
 
 
 class Pointed:

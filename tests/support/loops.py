@@ -51,7 +51,8 @@ class LoopController:
         while line := await process.stdout.readline():
             with self.log.open("ab") as log:
                 log.write(line)
-            self.events.append({"at": time.monotonic(), **json.loads(line)})
+            if line.startswith(b"{"):  # the rest is its log
+                self.events.append({"at": time.monotonic(), **json.loads(line)})
             self._heard.set()
         self.exits.append(await process.wait())
         self.events.append({"at": time.monotonic(), "exit": self.exits[-1]})

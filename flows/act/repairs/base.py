@@ -34,7 +34,7 @@ class RepairContext:
         """The server as it is now. Raises Conflict when its record is gone, Fenced when the lease is another's."""
         assert self.finding.server_id is not None
         async with self.deps.database.read() as tx:
-            await leases.check(tx, self.subject, self.token)
+            await leases.held(tx, self.subject, self.token)
             server = await servers.get(tx, self.finding.server_id)
         if server is None:
             raise Conflict(f"server {self.finding.server_id}", why="its record is gone")

@@ -115,6 +115,21 @@ async def test_released_is_free_and_its_token_is_no_good_any_more(timed: Databas
     assert (await take(timed, K.BACKUP, "b")).token > lease.token
 
 
+async def test_a_look_at_a_lease_needs_no_lock(timed: Database) -> None:
+    """A server refuses a lock where a transaction only reads."""
+    async with timed.write() as tx:
+        lease = await leases.take(tx, "s", LeaseKind.REPAIR, "a", 1000)
+    async with timed.read() as tx:
+        assert await leases.held(tx, "s", lease.token) == lease
+        with pytest.raises(Fenced):
+            await leases.held(tx, "s", lease.token - 1)
+    async with timed.write() as tx:
+        await leases.release(tx, "s", lease.token)
+    async with timed.read() as tx:
+        with pytest.raises(Fenced):
+            await leases.held(tx, "s", lease.token)
+
+
 async def test_tokens_follow_the_clock_so_that_a_restored_database_cannot_count_backwards(timed: Database, clock: Any) -> None:
     first = await take(timed, K.REPAIR, "a")
     assert first.token == clock.now
