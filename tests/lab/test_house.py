@@ -30,7 +30,6 @@ from tests.support.kills import ScratchStack, interrupted, order, ordered_about,
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("stacks"),
     pytest.mark.skipif(os.geteuid() != 0, reason="not root: no containers"),
 ]
 
