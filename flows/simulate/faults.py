@@ -282,9 +282,8 @@ def _agent(faults: Faults, fault: Fault) -> Undo:
     faults.touched("agents", "silent", fault.target)
 
     def end() -> None:
-        m.agent_broken = False
-        if m.up and m.status == "running" and faults.world.nodes.get(m.node):
-            m.agent_up = m.agent
+        if m.agent_broken:  # else somebody mended it
+            faults.world.agent_back(m)
 
     return end
 
