@@ -341,4 +341,5 @@ KINDS: Mapping[str, Callable[[Faults, Fault], Undo]] = {
     "delete_registration": _delete_registration, "stale_registration": _stale_registration, "impostor": _impostor, "sluggish": _sluggish,
     "missing": _missing, "orphan": _orphan, "order": _people("order"), "create": _people("create"), "suspend": _people("suspend"),
     "brake": _people("brake"), "level": _people("level"), "hold": _people("hold"),
+    "approve": _people("approve"),
 }  # fmt: skip

@@ -91,6 +91,8 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "refuse", "dns", 600, "S"),),
     ((0, "agent", "S", 500, ""),),
     ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
+    ((0, "level", "", 900, "2"), (60, "agent", "S", 800, "")),
+    ((0, "level", "", 900, "2"), (60, "crash", "S", 0, "error"), (200, "approve", "S", 0, "")),
 )
 
 
