@@ -321,7 +321,7 @@ def _orphan(faults: Faults, fault: Fault) -> Undo:
     m.made_at = w.loop.time()
     w.version += 1
     faults.people.strangers.add(vmid)
-    w.loop.after(fault.duration or 1800, w.remove, m)
+    w.loop.after(fault.duration or 1800, lambda: w.remove(m) if w.machines.get(vmid) is m else None)
     return None
 
 
