@@ -13,6 +13,7 @@ import pytest
 
 from flows.domain.finding import LEVELS
 from flows.simulate import plan, running
+from flows.simulate.invariants.converges import AFTER_S
 from flows.simulate.invariants.known_only import NEEDS
 from flows.simulate.invariants.registry import INVARIANTS
 from flows.simulate.mutants import MUTANTS
@@ -67,6 +68,13 @@ def test_without_the_defect_the_same_script_is_clean(mutant: str) -> None:
 
 def test_each_invariant_has_a_mutant() -> None:
     assert {mutant.caught_by for mutant in MUTANTS.values()} == set(INVARIANTS)
+
+
+def test_every_schedule_leaves_time_to_converge() -> None:
+    """Else the end of a run would be judged by nothing."""
+    for seed in range(1, 31):
+        last = max(fault.at + fault.duration for fault in plan.planned(seed, HUNT.servers, HUNT.hours, HUNT.profile))
+        assert last + AFTER_S <= HUNT.hours * 3600
 
 
 def test_known_only_names_every_check_that_repairs() -> None:
