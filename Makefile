@@ -48,12 +48,12 @@ test-lab: $(STAMP) lab-host ## the parts together: real Prefect, Ansible, contai
 	$(BIN)/pytest -n 2 --timeout 180 --database-server mariadb tests/unit/state
 	$(BIN)/pytest -n 2 --timeout 180 --database-server postgresql tests/unit/state
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" tests/integration tests/e2e tests/lab
-	$(BIN)/pytest -m "not soak" tests/simulation
+	$(BIN)/pytest -n 2 -m "not soak" tests/simulation
 else
 test-lab: $(STAMP)
 	@echo "make test-lab: not root: without real containers and databases (root on Debian: what they need is installed, and they are tested, too)"
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak and not lab" tests/integration tests/e2e
-	$(BIN)/pytest -m "not soak" tests/simulation
+	$(BIN)/pytest -n 2 -m "not soak" tests/simulation
 endif
 
 lab-host: $(STAMP) ## what real containers and databases need on this machine (root on Debian)

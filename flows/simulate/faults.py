@@ -282,9 +282,8 @@ def _agent(faults: Faults, fault: Fault) -> Undo:
     faults.touched("agents", "silent", fault.target)
 
     def end() -> None:
-        m.agent_broken = False
-        if m.up and m.status == "running" and faults.world.nodes.get(m.node):
-            m.agent_up = m.agent
+        if m.agent_broken:  # else somebody mended it
+            faults.world.agent_back(m)
 
     return end
 
@@ -322,7 +321,7 @@ def _orphan(faults: Faults, fault: Fault) -> Undo:
     m.made_at = w.loop.time()
     w.version += 1
     faults.people.strangers.add(vmid)
-    w.loop.after(fault.duration or 1800, w.remove, m)
+    w.loop.after(fault.duration or 1800, lambda: w.remove(m) if w.machines.get(vmid) is m else None)
     return None
 
 
@@ -342,4 +341,5 @@ KINDS: Mapping[str, Callable[[Faults, Fault], Undo]] = {
     "delete_registration": _delete_registration, "stale_registration": _stale_registration, "impostor": _impostor, "sluggish": _sluggish,
     "missing": _missing, "orphan": _orphan, "order": _people("order"), "create": _people("create"), "suspend": _people("suspend"),
     "brake": _people("brake"), "level": _people("level"), "hold": _people("hold"),
+    "approve": _people("approve"),
 }  # fmt: skip

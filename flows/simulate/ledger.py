@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,6 +66,18 @@ class Intent:
     outcome: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A plan that a person must decide on."""
+
+    id: str
+    check: str
+    action: str
+    subject: str
+    decision: str | None
+    expires_at: int
+
+
 @dataclass(slots=True)
 class Change:
     """The end of a holder's time: at this virtual time another token stood in the row, or nobody held it."""
@@ -94,11 +107,16 @@ class Ledger:
     closed: list[Intent] = field(default_factory=list)
     #: Subjects whose lease this commit took from somebody who still had it.
     stolen: list[str] = field(default_factory=list)
+    #: Id → what was asked and how far its decision is; ``used``: the approvals that this commit used up.
+    reviews: dict[str, Review] = field(default_factory=dict)
+    used: list[Review] = field(default_factory=list)
     _last: int = 0
 
     def refresh(self, process: Process | None, tables: frozenset[str]) -> None:
         """``fresh`` and ``closed`` hold the repairs that this commit began and ended."""
-        self.fresh, self.closed, self.stolen = [], [], []
+        self.fresh, self.closed, self.stolen, self.used = [], [], [], []
+        if "reviews" in tables:
+            self._reviews()
         if "leases" in tables:
             self._leases()
         if "brakes" in tables:
@@ -146,6 +164,15 @@ class Ledger:
         self.brakes = {k: v for k, v in self.brakes.items() if k in present}
         for id_, scope, target, until in present.values():
             self.brakes.setdefault(id_, (scope, target, self.clock(), until))
+
+    def _reviews(self) -> None:
+        query = 'SELECT id, "check", action, plan, decision, expires_at FROM reviews'
+        for id_, check, action, plan, decision, expires_at in self.reader.execute(query):
+            before = self.reviews.get(id_)
+            review = Review(id_, check, action, str(json.loads(plan).get("subject", "")), decision, expires_at)
+            if before is not None and before.decision == "approved" and decision == "carried_out" and expires_at > self.now_ms():
+                self.used.append(review)
+            self.reviews[id_] = review
 
     def _repairs(self) -> None:
         query = (

@@ -24,7 +24,7 @@ from flows.domain.operation import StepName
 from flows.domain.sources import EngineView, ProxmoxView, ProxyView, ZoneView
 from flows.errors import BadInput
 from flows.observe import gather
-from flows.state import database, epochs, leases, outbox, repairs, vmids
+from flows.state import control, database, epochs, leases, outbox, repairs, vmids
 from flows.state.ids import new_id
 
 #: (object or mapping, name or key, what stands there instead)
@@ -49,10 +49,6 @@ async def _yes(*_: object, **__: object) -> bool:
     return True
 
 
-async def _no(*_: object, **__: object) -> bool:
-    return False
-
-
 def _blind(check: Check) -> list[Patch]:
     return [(CHECKS, check, replace(CHECKS[check], find=lambda snapshot, policy: ()))]
 
@@ -75,7 +71,24 @@ def _level() -> list[Patch]:
     def forbidden(self: Any, finding: Finding) -> Suppressed | None:
         return honest(self, replace(finding, level=0))
 
-    return [(verdict.Judge, "_forbidden", forbidden)]
+    return [(verdict.Judge, "_forbidden", forbidden), *_looks_again(lambda finding: replace(finding, level=0))]
+
+
+def _looks_again(blind: Callable[[Finding], Finding]) -> list[Patch]:
+    """The look at brakes and level in the transaction of an intent, with something of the finding hidden from it."""
+    honest = vars(repairing)["_stopped_since"]
+
+    async def stopped_since(tx: Any, finding: Finding) -> bool:
+        return bool(await honest(tx, blind(finding)))
+
+    return [(repairing, "_stopped_since", stopped_since)]
+
+
+def _pause_ignored() -> list[Patch]:
+    async def stopped_since(tx: Any, finding: Finding) -> bool:
+        return finding.level > await control.repair_level(tx)
+
+    return [(holds, "in_force", lambda fleet, now: []), (repairing, "_stopped_since", stopped_since)]
 
 
 async def _no_intent(tx: Any, repair: Any, epoch: int, **_: object) -> str:
@@ -127,7 +140,7 @@ _ALL = (
     Mutant("breaker", "attempt_limit", "no breaker ever opens", lambda: [(Breakers, "blocks", lambda self, finding: "")]),
     Mutant(
         "pause_ignored", "lock_respected", "brakes are neither planned with nor read before an act",
-        lambda: [(holds, "in_force", lambda fleet, now: []), (repairing, "_paused", _no)],
+        _pause_ignored,
     ),
     Mutant("lease_stolen", "lock_respected", "a held lease is taken all the same", _stolen),
     Mutant(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.act import approvals
 from flows.act.policy import policy_of
 from flows.decide.placement import place
 from flows.domain.finding import BrakeScope
@@ -147,6 +148,28 @@ class People:
         held: list[Any] = []
         self._do(f"maintenance {fault.target}", take)
         return lambda: self._do(f"maintenance {fault.target} over", release)
+
+    # Reviews
+
+    def approve(self, fault: Fault) -> Undo:
+        """``zlh approve``, of whatever waits for a decision on this server, or on anything where no target is said."""
+        c = self.controllers
+        server_id = c.server_of(fault.target)
+        query = "SELECT id FROM reviews WHERE decision IS NULL AND expires_at > ? AND (? = '' OR server_id = ?) ORDER BY id"
+        waiting = [row[0] for row in c.store.reader.execute(query, (c.store.now(), fault.target, server_id))]
+        process = c.process("person", "desk")
+
+        async def approved() -> None:
+            for review_id in waiting:
+                try:
+                    await approvals.approve(c.deps(process), review_id, ACTOR)
+                except AutomationError as error:
+                    self.said(f"approve {fault.target}: refused: {error}")
+                else:
+                    self.said(f"approve {fault.target}")
+
+        c.spawn(process, approved())
+        return None
 
     # The bridge's start
 

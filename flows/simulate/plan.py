@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from flows.errors import BadInput
@@ -91,6 +91,8 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "refuse", "dns", 600, "S"),),
     ((0, "agent", "S", 500, ""),),
     ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
+    ((0, "level", "", 900, "2"), (60, "agent", "S", 800, "")),
+    ((0, "level", "", 900, "2"), (60, "crash", "S", 0, "error"), (200, "approve", "S", 0, "")),
 )
 
 
@@ -131,6 +133,8 @@ def planned(seed: int, servers: int, hours: float, profile: str) -> list[Fault]:
         if kind in ("brake", "hold") and profile != "realistic":
             faults += _meanwhile(seed, n, fault, servers)
     faults += _compounds(seed, servers, end, chosen.compounds)
+    # What lasted beyond the end would leave less than the quiet time, and nothing to be judged by it.
+    faults = [replace(f, duration=round(min(f.duration, max(1.0, end - f.at)), 1)) for f in faults]
     return sorted(faults, key=lambda f: (f.at, f.kind, f.target))
 
 

@@ -148,6 +148,20 @@ class World:
             return None
         return found
 
+    def at_node(self, vmid: int, node: str) -> Machine | None:
+        """The container that its node would enter."""
+        found = self.machines.get(vmid)
+        return found if found is not None and found.node == node and found.status == "running" and self.nodes.get(node, False) else None
+
+    def agent_back(self, machine: Machine) -> None:
+        """The agent's service begins anew. The game outlives it; one that ended with its container is started again."""
+        machine.agent_broken = False
+        if not machine.up or machine.status != "running" or not self.nodes.get(machine.node, False):
+            return
+        machine.agent_up = machine.agent
+        if machine.agent_up and machine.wanted and not machine.dev and machine.state is WorkloadState.STOPPED:
+            self.start_workload(machine)
+
     def boot(self, machine: Machine) -> None:
         machine.status, machine.up = "running", False
         machine.boot += 1
@@ -187,7 +201,7 @@ class World:
         for machine in self.machines.values():
             if machine.node == node and machine.status == "running":
                 machine.up = machine.agent_up = machine.ready = False
-                machine.job = None
+                machine.job, machine.state = None, WorkloadState.STOPPED
                 machine.boot += 1
         self.version += 1
 

@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.simulate import running
+from flows.domain.finding import LEVELS
+from flows.simulate import plan, running
+from flows.simulate.invariants.converges import AFTER_S
+from flows.simulate.invariants.known_only import NEEDS
 from flows.simulate.invariants.registry import INVARIANTS
 from flows.simulate.mutants import MUTANTS
 from flows.simulate.plan import Fault
 from flows.simulate.simulation import Order, directory
+from flows.simulate.sources.runner import TAKES_S
 
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 JOBS = os.cpu_count() or 2
 #: Where mutants are looked for: enough meets within these hours, and a violation ends the run.
 HUNT = Order(servers=8, hours=3.2, profile="dense")
@@ -65,6 +70,21 @@ def test_each_invariant_has_a_mutant() -> None:
     assert {mutant.caught_by for mutant in MUTANTS.values()} == set(INVARIANTS)
 
 
+def test_every_schedule_leaves_time_to_converge() -> None:
+    """Else the end of a run would be judged by nothing."""
+    for seed in range(1, 31):
+        last = max(fault.at + fault.duration for fault in plan.planned(seed, HUNT.servers, HUNT.hours, HUNT.profile))
+        assert last + AFTER_S <= HUNT.hours * 3600
+
+
+def test_known_only_names_every_check_that_repairs() -> None:
+    assert set(NEEDS) == {check.value for check, level in LEVELS.items() if level}
+
+
+def test_each_play_takes_its_time() -> None:
+    assert set(TAKES_S) == {path.name for path in PLAYBOOKS.glob("*.yml")} - {"site.yml", "lab.yml"}
+
+
 @pytest.mark.timeout(170)
 def test_the_trace_does_not_depend_on_the_hash_seed() -> None:
     order = {"order": {"seed": 4, "servers": 12, "hours": 2.4, "profile": "dense"}, "faults": None, "mutant": "", "log": False}
@@ -83,7 +103,7 @@ def test_the_trace_does_not_depend_on_the_hash_seed() -> None:
 
 @pytest.mark.timeout(600)
 def test_thirty_seeds_are_clean() -> None:
-    found = [r for r in running.many(range(1, 31), Order(hours=3, profile="dense"), jobs=JOBS) if r.status]
+    found = [r for r in running.many(range(1, 31), Order(hours=2.6, profile="dense"), jobs=JOBS) if r.status]
     assert not found, "\n".join(f"{r.order} {r.violation} {r.error}" for r in found)
 
 
@@ -100,7 +120,7 @@ def test_a_violation_is_shortened_and_replays(tmp_path: Path) -> None:
     assert result.script is not None
     assert 1 <= len(result.script) <= 4
     script = tmp_path / "script.jsonl"
-    running.plan.save(script, {**result.order, "break": "pause_ignored"}, [running.Fault(**fault) for fault in result.script])
+    plan.save(script, {**result.order, "break": "pause_ignored"}, [Fault(**fault) for fault in result.script])
     again = running.one(Order(), replay=script, shortened=False)
     assert again.violation is not None
     assert again.violation["invariant"] == result.violation["invariant"]

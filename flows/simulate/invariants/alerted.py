@@ -1,10 +1,12 @@
 """``alerted``: each alert-worthy transition reaches its channel at least once; more than once only if an answer was lost.
 
 Alert-worthy: an episode that says that people were told, a breaker that opened, an operation that failed for good, a pause that lasts a day.
+An operation that is a repair is told as the repair's outcome, by the sweep that settles it.
 """
 
 from __future__ import annotations
 
+from flows.act.sweep import SweepResult
 from flows.simulate.invariants.base import BULK, OF_OPERATIONS, WITHDRAWING, Invariant, Scene
 from flows.simulate.ledger import Intent
 from flows.simulate.loop import Process
@@ -12,6 +14,8 @@ from flows.simulate.world import Effect
 
 FAILED = frozenset({"failed", "unverified"})
 HOUR_MS = 3_600_000
+#: One may be at work already when the operation fails, and a twin beside it.
+SWEEPS = 3
 
 
 class Alerted(Invariant):
@@ -22,6 +26,7 @@ class Alerted(Invariant):
         self._told: dict[str, tuple[int | None, int | None]] = {}
         self._posted: dict[str, list[float]] = {}
         self._failed: set[str] = set()
+        self._unsettled: dict[str, int] = {}
 
     def committed(self, process: Process | None, tables: frozenset[str]) -> None:
         if "episodes" in tables:
@@ -30,13 +35,28 @@ class Alerted(Invariant):
             for intent in self.ledger.closed:
                 self._breaker(intent)
         if "operations" in tables:
-            for id_, kind in self.ledger.rows(
-                "SELECT id, kind FROM operations WHERE state = 'failed' AND finished_at > ?", self.ledger.now_ms() - 60_000
+            for id_, kind, queue in self.ledger.rows(
+                "SELECT id, kind, queue FROM operations WHERE state = 'failed' AND finished_at > ?", self.ledger.now_ms() - 60_000
             ):
                 if id_ not in self._failed:
                     self._failed.add(id_)
-                    if not self.ledger.rows("SELECT 1 FROM outbox WHERE key LIKE ?", f"%_failed/{id_}/%"):
+                    if self.ledger.rows("SELECT 1 FROM outbox WHERE key LIKE ?", f"%_failed/{id_}/%"):
+                        continue
+                    if queue != "repairs":
                         self.broken(f"{kind} {id_} failed, and nobody is told")
+                    self._unsettled[id_] = 0
+
+    def swept(self, process: Process, result: SweepResult | None) -> None:
+        """Each sweep that looked at all begins by settling what has ended."""
+        if result is None or result.plan is None:
+            return
+        told = "SELECT 1 FROM repairs r JOIN outbox o ON o.key = 'action/' || r.id WHERE r.operation_id = ?"
+        for id_ in list(self._unsettled):
+            self._unsettled[id_] += 1
+            if self.ledger.rows(told, id_):
+                del self._unsettled[id_]
+            elif self._unsettled[id_] > SWEEPS:
+                self.broken(f"the repair {id_} failed, and {self._unsettled[id_]} sweeps later nobody is told")
 
     def _episodes(self) -> None:
         rows = self.ledger.rows("SELECT id, open_key, escalated_at, recalled_at FROM episodes WHERE closed_at IS NULL AND escalated_at IS NOT NULL")

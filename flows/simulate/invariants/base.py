@@ -110,5 +110,5 @@ class Invariant:
 
 def working_under(ledger: Ledger, process: Process, effect: Effect) -> str:
     """The subject of the lease under which a process does this; empty if it never had one for it."""
-    candidates = [effect.server_id, f"proxy:{effect.target}", f"dns:{effect.target}", "source:proxy", "source:dns"]
+    candidates = [effect.server_id, f"proxy:{effect.target}", f"dns:{effect.target}", f"container:{effect.target}", "source:proxy", "source:dns"]
     return next((s for s in candidates if s and (process.holder, s) in ledger.held), "")

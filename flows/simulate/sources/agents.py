@@ -40,7 +40,7 @@ class Agents:
             machine.job,
             uptime_s=self.w.loop.time() - machine.since,
             restarts=machine.restarts,
-            last_crash={"class": "out_of_memory"} if machine.crashes else None,
+            last_crash={"class": "out_of_memory", "count": machine.crashes} if machine.crashes else None,
         )
 
     async def probe(self, servers: Sequence[Server]) -> Mapping[str, Known[AgentStatus] | Unknown]:

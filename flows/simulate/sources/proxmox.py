@@ -60,6 +60,8 @@ class Proxmox:
             tasks = tuple(RunningTask(t.upid, t.node, t.kind, t.vmid, t.user) for t in w.running_tasks())
             hidden = w.wire.trouble("proxmox").lying
             containers = {} if hidden else self._view[1]
+            if process is not None:
+                process.told["containers"] = {vmid: container.status for vmid, container in containers.items()}
             return ProxmoxView(dict(containers), dict(w.nodes), () if hidden else tasks, frozenset(w.twins), dict(w.stops))
 
         return await self._ask("view", "", answer)
@@ -67,7 +69,7 @@ class Proxmox:
     async def config(self, node: str, vmid: int) -> ContainerConfig:
         def answer() -> ContainerConfig:
             m = self._there(node, vmid)
-            return ContainerConfig(vmid, m.description, m.tags, m.lock, "", {})
+            return ContainerConfig(vmid, m.description, m.tags, m.lock, "", {"hostname": m.name})
 
         return await self._ask("config", vmid, answer)
 
