@@ -17,6 +17,7 @@ PLAYBOOKS = {
     "deploy_agent.yml": "zlh_agent_versoin",
     "preseed_fabric.yml": "fabric_server_eola",
     "dev_environment.yml": "dev_environment_runtime",
+    "restart_agent.yml": "zlh_agent_versoin",
 }
 
 

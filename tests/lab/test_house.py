@@ -209,6 +209,21 @@ async def test_a_deployment_by_order_keeps_the_game_running(stage: Stage) -> Non
     assert host(stage, server).check_output("systemctl show -P MainPID zlh-game") == before
 
 
+async def test_a_silent_agent_is_restarted_through_its_node(stage: Stage) -> None:
+    server = await record(stage, "lotus")
+    inside = host(stage, server)
+    before = inside.check_output("systemctl show -P MainPID zlh-game")
+    inside.check_output("systemctl stop zlh-agent")
+    answer = await stage.http.post(
+        f"http://{stage.settings.api.public_bind}/api/servers/{server.id}/restart-agent",
+        headers={"Authorization": f"Bearer {stage.settings.api.admin_token.get_secret_value()}"},
+    )
+    assert answer.status_code == 202, answer.text
+    await over(stage, answer.json()["operation"]["id"])
+    assert inside.service("zlh-agent").is_running
+    assert inside.check_output("systemctl show -P MainPID zlh-game") == before
+
+
 async def test_a_developers_container_survives_a_dead_worker(stage: Stage) -> None:
     """Killed while its agent is deployed."""
     body = {**provisioning.DEV, "memory_mb": 1024, "name": "workbench", "request_nonce": "workbench"}
