@@ -103,7 +103,7 @@ async def test_whoever_waits_for_the_lock_leaves_the_loop_free(db_url: str, open
         await asyncio.sleep(0.05)
         took = time.monotonic() - begun
         assert not waiting.done()
-    assert took < 1
+    assert took < 3  # of the five that a blocked loop would take
     await waiting
 
 
