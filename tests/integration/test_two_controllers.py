@@ -1,5 +1,5 @@
 """Two controllers on one world, disturbed in every phase: receivers get no second effect, the loser writes nothing but ``fenced``, and the
-other one heals within one expiry. One cell per kind of disturbance always, the whole matrix in ``make soak``.
+other one heals within one expiry. All of it in ``make soak``, for now: see ``pytestmark``.
 """
 
 from __future__ import annotations
