@@ -22,7 +22,6 @@ from flows.domain.event import Event, Route
 from flows.domain.ports import Artifact, DnsWriter, PlaybookRunner
 from flows.domain.server import Server
 from flows.errors import MisconfiguredSetting
-from flows.observe.validation import Lookers
 from flows.settings import Settings, load
 from flows.state import host_keys
 from flows.state.database import Database
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from flows.clients.engine_setup import EngineSetup
     from flows.clients.gate import NoGate, RedisGate
     from flows.clients.redis_server import RedisServer
+    from flows.observe.validation import Lookers
 
 
 #: The deployments, beside the package.
@@ -173,6 +173,7 @@ async def lookers(settings: Settings) -> AsyncIterator[Lookers]:
     """What ``zlh validate`` looks with: readers of the database, Proxmox, the engine and Redis."""
     from flows.clients.engine import PrefectEngine
     from flows.clients.proxmox import ProxmoxClient
+    from flows.observe.validation import Lookers
 
     async with AsyncExitStack() as stack:
         store, proxmox, engine = database(settings), ProxmoxClient(settings.proxmox), PrefectEngine(settings.engine)
