@@ -68,6 +68,8 @@ def worker_env(directory: Path, settings: EngineSettings, environ: Mapping[str, 
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+        # For the seconds in which `zlh engine reset` has thrown the pool away and not made it anew: a heartbeat then would end the worker.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "404",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PYTHONUNBUFFERED": "1",
     }

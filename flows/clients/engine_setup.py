@@ -108,7 +108,7 @@ class EngineSetup:
             "variables": {"type": "object", "properties": {}},
             "job_configuration": {
                 "command": shlex.join([sys.executable, "-m", "prefect.engine"]),
-                "env": {},
+                "env": {"PREFECT_CLIENT_RETRY_EXTRA_CODES": ""},  # the worker's alone
                 "labels": {},
                 "name": None,
                 "stream_output": True,

@@ -144,9 +144,9 @@ def deployed(station: Station) -> Station:
 @pytest.fixture(scope="module")
 def worker(deployed: Station) -> Iterator[subprocess.Popen[bytes]]:
     log = (deployed.home / "worker.log").open("wb")
-    process = subprocess.Popen(
-        worker_argv(deployed.settings, name="w1"), env=worker_env(deployed.home, deployed.settings), stdout=log, stderr=log, cwd=deployed.home
-    )
+    # A heartbeat every second: one falls into every gap.
+    env = worker_env(deployed.home, deployed.settings) | {"PREFECT_WORKER_HEARTBEAT_SECONDS": "1"}
+    process = subprocess.Popen(worker_argv(deployed.settings, name="w1"), env=env, stdout=log, stderr=log, cwd=deployed.home)
     yield process
     stop(process)
     log.close()
@@ -306,7 +306,7 @@ async def test_a_paused_pool_hands_nothing_out(deployed: Station, engine: Prefec
     await until("the run after the pause", ran, 120)
 
 
-async def test_a_database_made_anew_under_a_running_worker(deployed: Station, engine: PrefectEngine, worker: object) -> None:
+async def test_a_database_made_anew_under_a_running_worker(deployed: Station, engine: PrefectEngine, worker: subprocess.Popen[bytes]) -> None:
     """What the engine knew is gone, even a key that was used before; the worker, which nobody restarted, takes the next run."""
     await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
 
@@ -327,6 +327,7 @@ async def test_a_database_made_anew_under_a_running_worker(deployed: Station, en
     assert await engine.runs(["1:renewed:1"]) == {}
     await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
     await until("the run after", ran, 90)
+    assert worker.poll() is None
 
 
 @pytest.mark.soak
