@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flows.cli.children import Child, ChildDied, Register
 from flows.cli.drain import drain, resume
@@ -81,6 +81,8 @@ class Stack:
     """The processes and their directory. ``fleet`` is ``sim`` or ``lxc`` (the lab, started too) or ``none`` (settings come from the
     environment and the file that ``ZLH_ENV_FILE`` names; what they leave open is generated)."""
 
+    short_times: ClassVar[Mapping[str, str]] = SHORT_TIMES
+
     def __init__(self, directory: Path, *, fleet: str, short: bool = False, say: Callable[[str], None] = print) -> None:
         self.dir = directory.resolve()
         self.fleet, self.short, self.say = fleet, short, say
@@ -131,7 +133,7 @@ class Stack:
             values |= launch.env(state)
             lab_nodes = tuple(_node(node) for node in state.nodes)
         if self.short:
-            values |= SHORT_TIMES
+            values |= self.short_times
         if not self.with_lab:
             given = {k: v for k, v in merged(os.environ).items() if k not in META}
             values = {k: v for k, v in values.items() if f"{k}_FILE" not in given} | given

@@ -22,7 +22,7 @@ from flows.domain.operation import engine_key
 from flows.state import control
 from tests.support.kills import WAYS, ScratchStack, interrupted, order, ordered_about, over
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 POINTS = ("create_container", "start_container", "trust", "deploy_agent", "prepare_workload", "start_workload")
 #: Steps take as long as it needs to hit them.
@@ -48,6 +48,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
     stage = Stage(stack, lambda _: None)
+    stage.patience = 3.0  # for busy machines
     await stage.customer("acme")
     yield stage
     await stage.close()

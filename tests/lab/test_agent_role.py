@@ -95,12 +95,9 @@ def test_the_port_is_open_to_control_addresses_alone(house: House) -> None:
     assert elsewhere.returncode == 0, elsewhere.stdout  # its own probe comes over loopback
     with pytest.raises(TimeoutError):
         socket.create_connection((house.box.address, 18888), timeout=1)
-    assert house.deploy("0.1.0", house.built.read_bytes()).returncode == 0
-    with socket.create_connection((house.box.address, 18888), timeout=5):
-        pass
 
 
-@pytest.mark.parametrize("why", ["exits", "wrong version"])
+@pytest.mark.parametrize("why", [pytest.param("exits", marks=pytest.mark.soak), "wrong version"])
 def test_a_broken_release_gives_way_to_the_one_before(house: House, why: str) -> None:
     content = b"import sys\nsys.exit('broken from birth')\n" if why == "exits" else house.built.read_bytes()
     done = house.deploy("0.2.0", content)
@@ -110,6 +107,8 @@ def test_a_broken_release_gives_way_to_the_one_before(house: House, why: str) ->
     assert house.ask(lambda client: client.health(house.server))["version"] == "0.1.0"
     assert house.box.sh("readlink /opt/zlh/agent/current") == "/opt/zlh/agent/releases/0.1.0"
     house.box.sh("systemctl is-active zlh-agent")
+    with socket.create_connection((house.box.address, 18888), timeout=5):
+        """Its port is open again, too."""
 
 
 def test_another_checksum_is_refused_before_anything_is_touched(house: House) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from flows.cli.demo import provisioning
 from flows.cli.demo.stage import Stage
-from flows.cli.stack import Stack
+from flows.cli.stack import SHORT_TIMES, Stack
 from flows.clients.supervisor import MARKER
 from flows.domain.operation import OperationState
 
@@ -44,9 +45,14 @@ async def over(stage: Stage, operation_id: str, limit_s: float = 120.0) -> None:
     assert operation.state is OperationState.SUCCEEDED, operation
 
 
-async def interrupted(stage: Stage, name: str, operation_id: str, way: str, steps: Collection[str]) -> None:
-    """Killed in one of the steps, taken up again, a success, and nothing left of what was killed."""
-    row = await provisioning.interrupted(stage, f"{way} killed", name, operation_id, WAYS[way], steps)
+async def interrupted(stage: Stage, name: str, operation_id: str, way: str, steps: Collection[str], then: Callable[[], None] = lambda: None) -> None:
+    """Killed in one of the steps, ``then`` called, taken up again, a success, and nothing left of what was killed."""
+
+    def hit(stage: Stage, run_id: str) -> None:
+        WAYS[way](stage, run_id)
+        then()
+
+    row = await provisioning.interrupted(stage, f"{way} killed", name, operation_id, hit, steps)
     assert row.failures == []
     assert playbooks_left(stage) == []
 
@@ -62,7 +68,10 @@ async def ordered_about(stage: Stage, name: str, verb: str, customer: str = "acm
 
 
 class ScratchStack(Stack):
-    """With a scratch directory of its own, so that its plays' processes can be told from those of other tests."""
+    """With a scratch directory of its own, so that its plays' processes can be told from those of other tests. A sweep is a process with
+    some seconds of work: on two busy cores fewer of them leave more to what is tested."""
+
+    short_times: ClassVar[Mapping[str, str]] = {**SHORT_TIMES, "ZLH_TIMING__SWEEP_S": "20"}
 
     def _own_values(self) -> dict[str, str]:
         self._scratch().mkdir(mode=0o700, exist_ok=True)
