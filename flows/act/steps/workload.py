@@ -28,7 +28,8 @@ def _ready_limit_s(step: Step, ctx: Context) -> float:
 
 
 async def wait_ready(ctx: Context) -> None:
-    """Until ``/ready`` says yes. A workload that ends in ``error`` is a failure at once; the step's deadline bounds the rest."""
+    """Until ``/ready`` says yes. A workload that ends in ``error`` is a failure at once; the step's deadline bounds the rest. Raises Busy where
+    a game is stopped and nothing is under way: what was ordered did not arrive, or was lost with its agent, and is ordered again."""
     while True:
         try:
             ready, reason = await ctx.deps.agents.ready(ctx.server)
@@ -37,6 +38,8 @@ async def wait_ready(ctx: Context) -> None:
             status = await ctx.deps.agents.status(ctx.server)
             if status.state is WorkloadState.ERROR:
                 raise TaskFailed(f"start of {ctx.server.name}", why=f"the workload ended in error: {status.last_crash or reason}")
+            if status.state is WorkloadState.STOPPED and status.operation is None and ctx.server.ctype is ContainerType.GAME:
+                raise Busy(f"start of {ctx.server.name}", why="its agent says that it is stopped and that nothing is under way")
         except Unreachable as error:
             ctx.say(f"waiting for the agent: {error.why}")
         await ctx.pause(ctx.deps.settings.timing.ready_poll_s)
@@ -57,10 +60,7 @@ class StartWorkload(Step):
 
     async def do(self, ctx: Context) -> None:
         if ctx.server.ctype is ContainerType.GAME:
-            try:
-                await ctx.sent(ctx.deps.agents.start(ctx.server, ctx.token))
-            except AmbiguousEffect:
-                ctx.say("the answer to the start was lost; it is idempotent there, waiting for readiness")
+            await ctx.sent(ctx.deps.agents.start(ctx.server, ctx.token))
         await wait_ready(ctx)
 
     async def undo(self, ctx: Context) -> None:

@@ -51,6 +51,7 @@ class World:
     last_crash: Mapping[str, object] | None = None
     workload: WorkloadState = WorkloadState.STOPPED
     uptime_s: float = 0.0
+    forgets: int = 0  # orders that the agent will accept and lose
     agent_version: str = ""
     registrations: dict[str, Registration] = field(default_factory=dict)
     backends: dict[str, Registration] = field(default_factory=dict)
@@ -189,7 +190,11 @@ class Agents:
 
     async def _order(self, name: str, to: WorkloadState) -> None:
         def effect() -> None:
-            self.w.workload, self.w.uptime_s = to, 0.0
+            if self.w.forgets:
+                self.w.forgets, to_now = self.w.forgets - 1, WorkloadState.STOPPED
+            else:
+                to_now = to
+            self.w.workload, self.w.uptime_s = to_now, 0.0
 
         await self.w.hit(f"agent.{name}", effect)
 

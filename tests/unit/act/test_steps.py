@@ -103,6 +103,24 @@ async def test_a_restart_whose_answer_was_lost_is_looked_for(house: House) -> No
         assert (house.world.times("agent.restart"), house.world.uptime_s) == (expected, 0.0)
 
 
+async def test_a_start_whose_answer_was_lost_is_sent_again_unless_it_arrived(house: House) -> None:
+    """Before the effect: waiting alone would wait until the deadline, a quarter of an hour. After it: the workload is ready."""
+    for armed, expected in ((house.world.after, 1), (house.world.before, 2)):
+        house.world.calls.clear()
+        house.world.workload = WorkloadState.STOPPED
+        armed["agent.start"] = [AmbiguousEffect("agent", why="lost")]
+        assert await house.run(await house.order(OperationKind.START)) == "succeeded"
+        assert house.world.times("agent.start") == expected
+
+
+@pytest.mark.parametrize("kind", [OperationKind.START, OperationKind.RESTART])
+async def test_what_its_agent_forgot_to_start_is_ordered_again(house: House, kind: OperationKind) -> None:
+    """Accepted, and lost with the agent's process: it says that the workload is stopped and that nothing is under way."""
+    house.world.forgets = 1
+    assert await house.run(await house.order(kind)) == "succeeded"
+    assert house.world.times(f"agent.{kind}") == 2
+
+
 async def test_a_restart_that_was_refused_is_not_taken_for_done(house: House) -> None:
     """Ordered hours ago and retried now; the workload is younger than the order, but nothing of this one was ever sent."""
     operation = await house.order(OperationKind.RESTART)
