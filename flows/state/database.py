@@ -57,6 +57,15 @@ class Tx:
         return await self.conn.execute(statement, parameters)
 
 
+class Look(Tx):
+    """A transaction that only reads. It refuses to lock on every database alike: servers do (25006, 1792), and SQLite, which knows no row
+    locks, would hide that."""
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        assert getattr(statement, "_for_update_arg", None) is None, "a row is locked in a transaction that only reads"
+        return await self.conn.execute(statement, parameters)
+
+
 class ThreadTx(Tx):
     """A transaction in the writer's thread (:meth:`Database.apply`): the same functions, on a connection that needs no loop."""
 
@@ -210,7 +219,7 @@ class Database:
                     if writing:
                         conn = await conn.execution_options(zlh_write=True)
                     await attempt.enter_async_context(conn.begin())
-                    tx = Tx(conn, await self._now(conn))
+                    tx = (Tx if writing else Look)(conn, await self._now(conn))
                 except OperationalError as error:
                     pause = next(pauses, None) if self.sqlite and patience.locked(error) else None
                     if pause is None:

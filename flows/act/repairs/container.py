@@ -69,7 +69,7 @@ class DestroyContainer(RepairHandler):
 async def _recorded(ctx: RepairContext) -> bool:
     vmid, _ = _place(ctx)
     async with ctx.deps.database.read() as tx:
-        await leases.check(tx, ctx.subject, ctx.token)
+        await leases.held(tx, ctx.subject, ctx.token)
         return any(s.vmid == vmid and s.state not in (ServerState.FAILED, ServerState.DELETED) for s in await servers.list_(tx))
 
 

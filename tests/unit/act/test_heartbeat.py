@@ -36,7 +36,7 @@ async def test_a_lease_is_kept_beyond_its_expiry(db: Database) -> None:
     async with _beat(db, lease):
         await asyncio.sleep(1.0)
     async with db.read() as tx:
-        found = await leases.check(tx, "s1", lease.token)
+        found = await leases.held(tx, "s1", lease.token)
         assert not found.expired(tx.now)
 
 

@@ -258,3 +258,13 @@ def test_leases_agree_with_their_model(fresh: Callable[[], str], clock: Any) -> 
         lambda: LeaseMachine(fresh(), clock),
         settings=settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
     )
+
+
+async def test_a_look_locks_nothing(timed: Database) -> None:
+    """On no database: MariaDB and PostgreSQL refuse it, and what SQLite let pass would fail there alone."""
+    held = await take(timed, K.REPAIR, "a")
+    with pytest.raises(AssertionError, match="only reads"):
+        async with timed.read() as tx:
+            await leases.check(tx, "s", held.token)
+    async with timed.read() as tx:
+        assert (await leases.held(tx, "s", held.token)).holder == "a"
