@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.lab,
     pytest.mark.timeout(240),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.soak,  # all of it for now: making its world stands still for minutes now and then, and nobody knows why yet
 ]
 
 #: Where a sweep may stand still: ``{call}`` and ``{action}`` are the drift's. In the middle of a transaction it holds that one's locks.
