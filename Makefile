@@ -7,6 +7,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FLEET ?= sim
 
+# Where it is set, each of the many processes of a test would compile the code again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install lock check test test-lab lab-host soak bench demo agent clean
 
