@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -136,11 +136,9 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Tx]:
         """A consistent view; nothing is written. Raises Unreachable."""
-        try:
+        with self._in_our_terms():
             async with AsyncExitStack() as stack:
                 yield await self._open(stack, writing=False)
-        except self._errors as error:
-            raise translated(error) from error
 
     @asynccontextmanager
     async def write(self, *, epoch: int | None = None) -> AsyncIterator[Tx]:
@@ -149,15 +147,13 @@ class Database:
         Raises Unreachable, Conflict (a uniqueness was violated) and whatever the body raises; on any of them nothing is written,
         but for Unreachable at the commit itself, where the caller must look again.
         """
-        try:
+        with self._in_our_terms():
             if self.sqlite:
                 async with self._writers, self._recorded(epoch) as tx:
                     yield tx
             else:
                 async with self._recorded(epoch) as tx:
                     yield tx
-        except self._errors as error:
-            raise translated(error) from error
 
     async def apply(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """:meth:`write` with the transaction as a function, which may await nothing but its own statements: on SQLite it then runs in one
@@ -165,11 +161,22 @@ class Database:
         :meth:`write` raises."""
         if self._threaded is None:
             return await self._repeated(work)
-        try:
+        with self._in_our_terms():
             async with self._writers:
                 return await self._threaded.run(work)
+
+    @contextmanager
+    def _in_our_terms(self) -> Iterator[None]:
+        """Errors as :func:`translated`; a cancellation stays one. asyncmy turns one that strikes within a call into an error of its own, and the
+        pool takes that for a connection which is gone and makes another: whoever waits for the end of a task that he cancelled would wait for
+        ever, and a time limit would never strike."""
+        before = _cancellations()
+        try:
+            yield
         except self._errors as error:
-            raise translated(error) from error
+            raise (asyncio.CancelledError() if _cancellations() > before else translated(error)) from error
+        if _cancellations() > before:
+            raise asyncio.CancelledError
 
     async def _repeated(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         pause = _PAUSE_S
@@ -228,6 +235,12 @@ class Database:
                     await stack.enter_async_context(attempt.pop_all())
                     return tx
             await asyncio.sleep(pause)
+
+
+def _cancellations() -> int:
+    """Of this task, asked for and not yet taken back."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 def _parsed(url: str | URL) -> URL:
