@@ -110,7 +110,8 @@ async def _records(look: Lookers, give_up_ms: int, stuck_ms: int) -> Records:
 
 
 async def _containers(look: Lookers, known: Records, view: ProxmoxView, looked_at: int) -> tuple[list[Problem], list[Unlooked]]:
-    """The list alone proves no absence: each candidate is asked for by its number."""
+    """The list alone proves no absence: each candidate is asked for by its number. One that is there after all is looked for once more: it may
+    have come since, or its number is another guest's, of which the list shows no container."""
     candidates = containers.missing(known, view, looked_at)
     gate = asyncio.Semaphore(PROOFS_AT_ONCE)
 
@@ -125,12 +126,19 @@ async def _containers(look: Lookers, known: Records, view: ProxmoxView, looked_a
         for s in candidates
         if isinstance(proof := proofs.get(s.id), Unknown)
     ]
+    places = {s.id: await ask(look.proxmox.where(s.vmid), look.settings.timing.observe_s) for s in candidates if proofs.get(s.id) == Known(False)}
+    others = {id_: place.value[1] for id_, place in places.items() if isinstance(place, Known) and place.value and place.value[0] != "lxc"}
+    for s in candidates:
+        place = places.get(s.id)
+        if isinstance(place, Unknown) or place == Known(None):
+            why = place.reason if isinstance(place, Unknown) else "Proxmox lists no such guest, and does not prove its absence"
+            unlooked.append(Unlooked(Part.DATABASE, f"whether ct {s.vmid} of {s.name} exists", why, f"zlh explain {s.name}"))
     if len(candidates) > PROOFS:
         why = f"Proxmox lists no container of {len(candidates)} servers; of the first {PROOFS} {len(absent)} are proven absent"
         unlooked.append(
             Unlooked(Part.DATABASE, f"{len(candidates) - PROOFS} more containers", why, "look whether Proxmox lost its guests: zlh doctor")
         )
-    return list(containers.problems(known, view, looked_at, absent)), unlooked
+    return list(containers.problems(known, view, looked_at, absent, others)), unlooked
 
 
 async def workers(look: Lookers) -> Report:
