@@ -96,10 +96,14 @@ async def database(look: Lookers) -> Report:
     return Report(tuple(found), tuple(unlooked), tuple(looked))
 
 
-async def _revision(db: Database) -> str | None:
+async def _there(db: Database) -> None:
     """Raises NotFound for a file that is not there: looking must not make it."""
     if db.sqlite and not await asyncio.to_thread(Path(str(db.url.database)).is_file):
         raise NotFound(f"database {db.url.database}", why="there is no such file")
+
+
+async def _revision(db: Database) -> str | None:
+    await _there(db)
     async with db.read() as tx:
         return await migrate.revision_of(tx)
 
@@ -147,6 +151,7 @@ async def workers(look: Lookers) -> Report:
     window_ms = int(settings.watchdog.intervals * settings.timing.sweep_s * 1000)
 
     async def visitors_of() -> tuple[list[Peer] | None, list[Peer]]:
+        await _there(look.database)
         async with look.database.read() as tx:
             return await visitors.connections(tx), await visitors.holders(tx, window_ms)
 

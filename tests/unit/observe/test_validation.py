@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from flows.domain.records import Records, Reservation, ServerRecord
 from flows.domain.sources import ProxmoxView
-from flows.observe.validation import Lookers, _containers, expected_of, limits_of, server_of
+from flows.observe.validation import Lookers, _containers, expected_of, limits_of, server_of, workers
 from flows.settings import Settings
+from flows.state.database import Database
 
 
 def test_the_limits_follow_the_settings() -> None:
@@ -64,3 +67,15 @@ async def test_what_is_not_listed_and_not_absent_is_looked_for_again(place: tupl
     found, unknown = await _containers(look, known, ProxmoxView({}, {"pve1": True}), 5_000)
     assert [p.rule for p in found] == ["container_of_another"] * problems
     assert len(unknown) == unlooked
+
+
+async def test_looking_for_who_is_at_work_makes_no_database(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'zlh.db'}")
+
+    async def nobody() -> list[Any]:
+        return []
+
+    report = await workers(Lookers(Settings(), database, cast(Any, None), nobody, None, "here"))
+    await database.close()
+    assert "there is no such file" in report.unlooked[0].why
+    assert not os.listdir(tmp_path)
