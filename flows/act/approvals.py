@@ -10,6 +10,7 @@ from flows.act.deps import Deps
 from flows.act.policy import policy_of
 from flows.act.sweep import observe
 from flows.decide import plan as deciding
+from flows.decide.checks.registry import CHECKS
 from flows.decide.reviews import hash_of, plan_of
 from flows.domain.finding import NOT_YET, Plan, Reason, Review, Suppressed
 from flows.errors import Conflict, NotFound, Unproven
@@ -25,8 +26,10 @@ async def approve(deps: Deps, review_id: str, approver: str) -> Review:
         raise Conflict(
             what, why=f"{review.action} of {review.plan.get('where') or review.subject}: {NOT_YET[review.action]}", remedy=_by_hand(review)
         )
-    plan = deciding.decide(await observe(deps), policy_of(deps.settings))
-    _same(plan, review, what)
+    snapshot, policy = await observe(deps), policy_of(deps.settings)
+    plan = deciding.decide(snapshot, policy)
+    unproven = plan.skipped.get(review.check.value, "") or CHECKS[review.check].unproven(snapshot, policy, review.subject)
+    _same(plan, review, what, unproven)
     async with deps.database.write() as tx:
         return await reviews.approve(tx, review_id, approver)
 
@@ -48,15 +51,14 @@ async def _present(deps: Deps, review_id: str) -> Review:
     return review
 
 
-def _same(plan: Plan, review: Review, what: str) -> None:
-    """Raises unless the fresh plan asks for exactly this approval."""
+def _same(plan: Plan, review: Review, what: str, unproven: str) -> None:
+    """Raises unless the fresh plan asks for exactly this approval. ``unproven``: why no finding would prove nothing."""
     rest: Suppressed | None = next((s for s in plan.suppressed if s.finding.key == review.key), None)
     if rest is None:
-        why = plan.skipped.get(review.check.value)
-        if why:
-            raise Unproven(what, why=why, remedy="try again when it answers: zlh doctor")
+        if unproven:
+            raise Unproven(what, why=unproven, remedy="try again when it answers: zlh doctor")
         raise Conflict(what, why="what it asks about is over", remedy="nothing to do", kind="review_over")
-    if hash_of(plan_of(rest.finding)) != review.plan_hash:
+    if rest.finding.confirmed and hash_of(plan_of(rest.finding)) != review.plan_hash:  # what waits says so in its evidence, and is no other plan
         raise Conflict(
             what, why="the plan has changed since it was asked", remedy="zlh reviews: the next sweep asks for the new one", kind="plan_changed"
         )

@@ -7,6 +7,7 @@ but this run's own, until everything passed: a failure, or a death at any point,
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from flows.observe.validation import Lookers
 from flows.state import audit, control, tokens
 
 ACTOR = "system:post-migration"
+#: As :func:`flows.domain.operation.engine_key` makes it.
+_ENGINE_KEY = re.compile(r"(\d+):[^:\s]+:\d+")
 NOT_YET = Unlooked(
     Part.RESTORE,
     "whether a restore would mend it",
@@ -129,13 +132,22 @@ async def _reset(parts: Parts, say: Callable[[str], None]) -> Report:
 
     async def renew() -> None:
         await parts.converge()
-        for old in await parts.engine.active():
-            if old.key and old.id != parts.run_id:  # a sweep has no key, and ends by itself
-                await parts.engine.give_up(old.id, "an older generation's run, after a migration")
+        async with deps.database.read() as tx:
+            present = await control.generation(tx)
+        for run in await parts.engine.active():
+            if older(run.key, present) and run.id != parts.run_id:
+                await parts.engine.give_up(run.id, "an older generation's run, after a migration")
 
     generation = await resets.reset_engine(deps.database, renew, ACTOR, force=False)
     say(f"generation {generation}")
     return await resets.prove_sweep(deps, parts.gate, say, gated=parts.keys is not None)
+
+
+def older(key: str, generation: int) -> bool:
+    """Whether it is the key of an operation's run of a generation before. A sweep's or a digest's run ends by itself, whatever key the engine's
+    schedule gave it; and what was ordered since the generation was raised goes on."""
+    known = _ENGINE_KEY.fullmatch(key)
+    return known is not None and int(known[1]) < generation
 
 
 async def _quiet(parts: Parts) -> None:

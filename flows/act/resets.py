@@ -14,7 +14,7 @@ from typing import Protocol
 from flows.act.deps import Deps
 from flows.act.sweep import SweepResult, sweep
 from flows.decide.episodes import REPAIRING
-from flows.domain.finding import Check
+from flows.domain.finding import Check, EpisodeRow, Reason
 from flows.domain.lease import Lease
 from flows.domain.ports import Gate
 from flows.domain.validation import Part, Problem, Report, Unlooked
@@ -24,6 +24,8 @@ from flows.state.database import Database
 
 #: Seconds between two looks for another controller's sweep.
 LOOK_S = 0.5
+#: What is mended by the operation's own means: submitted, attempted or undone again.
+_OF_OPERATIONS = frozenset({Check.OPERATION_UNSUBMITTED, Check.OPERATION_ORPHANED, Check.STUCK_PROVISIONING, Check.CLEANUP_REQUIRED})
 
 
 class Keys(Protocol):
@@ -85,8 +87,7 @@ async def prove_sweep(deps: Deps, gate: Gate, say: Callable[[str], None], *, gat
         unlooked.append(Unlooked(Part.RESET, "whether Redis lets a sweep in", "it gave no answer", "check ZLH_REDIS__URL; zlh doctor"))
     async with deps.database.read() as tx:
         now = await episodes.open_(tx)
-    # An order that lost its run in the engine, for one, is found and submitted again by this very sweep.
-    opened = [(key, row) for key, row in sorted(now.items()) if key not in before and row.reason != REPAIRING]
+    opened = [(key, row) for key, row in sorted(now.items()) if key not in before and not _mended(row)]
     problems = [
         Problem(Part.RESET, "sweep_not_clean", (f"episodes:{row.id}",), row.summary or key, row.remedy or "zlh findings")
         for key, row in opened
@@ -98,6 +99,11 @@ async def prove_sweep(deps: Deps, gate: Gate, say: Callable[[str], None], *, gat
             Problem(Part.RESET, "sweep_failed", (f"sweeps:{result.epoch}",), f"the sweep failed: {result.reason}", "zlh status; zlh doctor")
         )
     return Report(tuple(problems), tuple(unlooked), (f"sweep {result.epoch}: {result.outcome}",))
+
+
+def _mended(row: EpisodeRow) -> bool:
+    """By this very sweep, or as one of many orders by a next: each lost its run in the engine, and a sweep submits few of them again."""
+    return row.reason == REPAIRING or (row.reason == Reason.RATE_LIMITED and row.check in _OF_OPERATIONS)
 
 
 async def _others(database: Database, began: int, patience_s: float) -> SweepResult | None:

@@ -1,32 +1,43 @@
 """One controlled creation on a live system (M5): ordered as a customer orders, looked at from every side, and deleted without trace.
 
 Called by ``zlh validate provisioning`` and the flow ``post-migration``. Promises: whatever fails, the deletion is ordered; what a killed
-predecessor left is deleted first. It writes only through the front door, and one row of its own: the customer for whom it orders.
+predecessor left is deleted first, and nothing that somebody else ordered; one at a time, by a lease, so that none takes another's server for
+left over. It writes only through the front door, and two rows of its own: that lease, and the customer for whom it orders.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flows.act.deps import Deps
+from flows.act.heartbeat import Heartbeat
 from flows.act.policy import policy_of
 from flows.decide.validate import trial as rules
 from flows.decide.wanted import SRV_PREFIX, fqdn
+from flows.domain.lease import LeaseKind
 from flows.domain.operation import Operation, OperationState, engine_key
 from flows.domain.server import Server, ServerState
 from flows.domain.trial import Left, Made
 from flows.domain.validation import Part, Problem, Report, Unlooked
 from flows.errors import AutomationError, Conflict, Temporary
-from flows.state import audit, control, customers, operations, servers, trials
+from flows.state import audit, control, customers, leases, operations, servers, trials
+from flows.state.database import Tx
 from flows.state.trials import Rows
 
-#: Begins the names of servers that this makes, and that it may delete.
+#: Begins the names of servers that this makes; then come the first digits of the order's nonce.
 PREFIX = "validate-"
+_OURS = re.compile(rf"{PREFIX}([0-9a-f]{{8}})")
+_NONCE = re.compile(r"[0-9a-f]{32}")
+#: The lease under which one validation at a time orders and deletes.
+LEASE = "validate:provisioning"
+CREATE = "/api/servers/create"
 #: How often an order is repeated whose answer was lost: the nonce makes that safe.
 TRIES = 5
 
@@ -52,14 +63,37 @@ class Wish:
 
 async def run(deps: Deps, door: FrontDoor, wish: Wish, say: Callable[[str], None]) -> Report:
     """Raises Conflict where the front door refuses the order; then nothing was made. Raises Temporary where it gives no answer at all; what was
-    made then is deleted by the next validation."""
+    made then is deleted by the next validation. Raises Busy while another one is under way, Fenced where another took its lease."""
+    async with _alone(deps):
+        return await _run(deps, door, wish, say)
+
+
+@asynccontextmanager
+async def _alone(deps: Deps) -> AsyncIterator[None]:
+    """Holds the lease, which a killed validation leaves to expire. A database that does not answer must not end the process: what was ordered is
+    still to be deleted."""
+    timing = deps.settings.timing
+    async with deps.database.write() as tx:
+        lease = await leases.take(tx, LEASE, LeaseKind.MAINTENANCE, deps.holder, int(timing.lease_s * 1000), reason="one controlled creation")
+    try:
+        async with Heartbeat(deps.database, timing, LEASE, lease.token, lambda: None):
+            yield
+    finally:
+        with suppress(AutomationError):  # lost, or no database: it expires
+            async with deps.database.write() as tx:
+                await leases.release(tx, LEASE, lease.token)
+
+
+async def _run(deps: Deps, door: FrontDoor, wish: Wish, say: Callable[[str], None]) -> Report:
     customer_id = await _customer(deps, wish.customer)
     await _clear(deps, door, customer_id, say)
     began = time.monotonic()
-    server, operation_id, twice = await _order(deps, door, wish, customer_id)
+    server, operation_id, body = await _order(deps, door, wish, customer_id)
     say(f"ordered {server.name}: operation {operation_id}")
     try:
-        report = await _judge(deps, server, operation_id, twice)
+        # Once more, as an impatient client sends it: it must be answered with the first one's operation.
+        second = await _patiently(deps, door, "POST", CREATE, body)
+        report = await _judge(deps, server, operation_id, str(second["operation"]["id"]) == operation_id)
     finally:
         gone = await _delete(deps, door, server, say)
     problems = [*report.problems, *gone.problems]
@@ -79,7 +113,7 @@ async def _customer(deps: Deps, name: str) -> str:
 async def _clear(deps: Deps, door: FrontDoor, customer_id: str, say: Callable[[str], None]) -> None:
     """Deletes what a killed validation left. Raises Conflict if that does not work: its traces would be taken for this one's."""
     async with deps.database.read() as tx:
-        leftover = [s for s in await servers.list_(tx, customer_id=customer_id) if s.name.startswith(PREFIX)]
+        leftover = [s for s in await servers.list_(tx, customer_id=customer_id) if await _ours(tx, s)]
     for server in leftover:
         say(f"{server.name} was left by an interrupted validation: deleting it")
         report = await _delete(deps, door, server, say)
@@ -88,20 +122,28 @@ async def _clear(deps: Deps, door: FrontDoor, customer_id: str, say: Callable[[s
             raise Conflict(f"left-over {server.name}", why=why, remedy=f"zlh delete {server.id} --yes, then validate again")
 
 
-async def _order(deps: Deps, door: FrontDoor, wish: Wish, customer_id: str) -> tuple[Server, str, bool]:
-    """The same order twice, as an impatient client sends it: the second must be answered with the first one's operation."""
+async def _ours(tx: Tx, server: Server) -> bool:
+    """Whether a validation ordered it: a customer may call a server the same, and does not make its nonce begin like its name."""
+    named = _OURS.fullmatch(server.name)
+    if named is None:
+        return False
+    nonce = await trials.nonce_of(tx, server.id)
+    return _NONCE.fullmatch(nonce) is not None and nonce.startswith(named[1])
+
+
+async def _order(deps: Deps, door: FrontDoor, wish: Wish, customer_id: str) -> tuple[Server, str, Mapping[str, Any]]:
+    """The server, its operation, and what was sent."""
     nonce = uuid.uuid4().hex
     body = {
         "ctype": wish.ctype, "name": PREFIX + nonce[:8], "flavor": wish.flavor, "version": wish.version, "memory_mb": wish.memory_mb,
         "cores": wish.cores, "disk_gb": wish.disk_gb, "request_nonce": nonce, "customer_id": customer_id,
     }  # fmt: skip
-    first = await _patiently(deps, door, "POST", "/api/servers/create", body)
-    second = await _patiently(deps, door, "POST", "/api/servers/create", body)
+    first = await _patiently(deps, door, "POST", CREATE, body)
     operation_id, server_id = str(first["operation"]["id"]), str(first["server"]["id"])
     async with deps.database.read() as tx:
         server = await servers.get(tx, server_id)
     assert server is not None  # the answer follows the commit
-    return server, operation_id, str(second["operation"]["id"]) == operation_id
+    return server, operation_id, body
 
 
 async def _patiently(deps: Deps, door: FrontDoor, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ derived from an unknown source; the same facts give the same plan, in whatever o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from flows.decide import episodes, limits, places, reviews
@@ -45,7 +46,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
             assert finding.action is not None
             approval = desk.approval(finding) if finding.action in REVIEWED else None
             repairs.append(Repair(finding, finding.action, approval.id if approval else None))
-    suppressed, asked, news = _asked(sorted(suppressed, key=lambda s: s.finding.key), desk)
+    suppressed, asked, news = _asked(sorted(suppressed, key=lambda s: s.finding.key), desk, open_)
 
     verdicts = [episodes.Verdict(r.finding, episodes.REPAIRING, failing=breakers.failing(r.finding)) for r in repairs]
     for s in suppressed:
@@ -57,9 +58,9 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped, asked, withdrawn)
 
 
-def _asked(suppressed: list[Suppressed], desk: Desk) -> tuple[list[Suppressed], tuple[Review, ...], frozenset[str]]:
-    """The suppressions, those that await a decision with its command; reviews to be requested; and keys of findings whose plan people hear
-    of for the first time."""
+def _asked(suppressed: list[Suppressed], desk: Desk, open_: Mapping[str, EpisodeRow]) -> tuple[list[Suppressed], tuple[Review, ...], frozenset[str]]:
+    """The suppressions, those that await a decision with its command; reviews to be requested; and keys of findings whose plan people are to
+    hear of."""
     asked: list[Review] = []
     news: set[str] = set()
     for index, rest in enumerate(suppressed):
@@ -69,11 +70,15 @@ def _asked(suppressed: list[Suppressed], desk: Desk) -> tuple[list[Suppressed], 
         if review is None:
             review = desk.request(rest.finding)
             asked.append(review)
-            if not desk.asked_before(rest.finding):
-                news.add(rest.finding.key)
+        if review.decision is None and desk.news(rest.finding, review, _told_at(open_.get(rest.finding.key))):
+            news.add(rest.finding.key)
         if review.decision is None and review.action not in NOT_YET:
             suppressed[index] = replace(rest, finding=replace(rest.finding, remedy=reviews.remedy(review)))
     return suppressed, tuple(asked), frozenset(news)
+
+
+def _told_at(episode: EpisodeRow | None) -> int | None:
+    return None if episode is None or episode.escalated_at is None else max(episode.escalated_at, episode.recalled_at or 0)
 
 
 def find(snapshot: Snapshot, policy: Policy) -> tuple[list[Finding], dict[str, str]]:

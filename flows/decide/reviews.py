@@ -16,6 +16,8 @@ from flows.domain.snapshot import Snapshot
 
 #: Who asks.
 REQUESTER = "system:controller"
+#: People hear of a changed plan of one finding at most this often, ms; an act that they approved themselves does not make them wait.
+ASK_MS = 3_600_000
 _OPEN = frozenset({None, Decision.APPROVED})
 
 
@@ -76,10 +78,19 @@ class Desk:
             server_id=finding.server_id,
         )
 
-    def asked_before(self, finding: Finding) -> bool:
-        """Whether people were asked for exactly this plan and did not carry it out: then a new request is a reminder."""
-        wanted = hash_of(plan_of(finding))
-        return any(r.plan_hash == wanted and r.decision is not Decision.CARRIED_OUT for r in self._of(finding))
+    def news(self, finding: Finding, review: Review, told_at: int | None) -> bool:
+        """Whether people are to hear of the undecided review now: its plan is new to them, and they were not told of another plan of the same
+        finding within the hour. What an agent claims is a part of the plan: it must not page with every new number that it invents. Once the
+        hour is over, what was held back is told, if it still stands. ``told_at``: when its episode was last announced, if it was."""
+        mine = [r for r in self._of(finding) if r.id != review.id]
+        if any(r.plan_hash == review.plan_hash and r.decision is not Decision.CARRIED_OUT for r in mine):
+            return False  # a reminder: they were asked for exactly this and did not carry it out
+        if told_at is None:
+            return True
+        if review.requested_at <= told_at:
+            return False  # told already
+        changed = bool(mine) and mine[-1].decision is not Decision.CARRIED_OUT
+        return not changed or self._now - told_at >= ASK_MS
 
     def says(self, finding: Finding) -> str:
         """How far the decision is, in words."""

@@ -95,8 +95,20 @@ def stopped_by(snapshot: Snapshot, server_id: str) -> str:
     if said:
         return said
     before = snapshot.fleet.observations.get(server_id)
-    known = before is not None and before.state is WorkloadState.STOPPED and before.reason.startswith(STOPPED_BY)
-    return before.reason.removeprefix(STOPPED_BY) if known and before is not None else ""
+    return _stopper(before) if before is not None else ""
+
+
+def _stopper(before: Observation) -> str:
+    """Whose stop task an earlier sweep saw and stored."""
+    known = before.state is WorkloadState.STOPPED and before.reason.startswith(STOPPED_BY)
+    return before.reason.removeprefix(STOPPED_BY) if known else ""
+
+
+def _surely_runs(snapshot: Snapshot, server_id: str) -> bool:
+    """Proxmox says so, of a number that one guest alone has. Until then the sweep remembers who stopped it: a hiccup is no start."""
+    server = snapshot.fleet.servers.get(server_id)
+    doubted = server is not None and isinstance(snapshot.proxmox, Known) and server.vmid in snapshot.proxmox.value.duplicate_vmids
+    return container_running(snapshot, server_id) and not doubted
 
 
 def held_by_tag(snapshot: Snapshot, server_id: str) -> bool:
@@ -110,7 +122,8 @@ def held_by_tag(snapshot: Snapshot, server_id: str) -> bool:
 
 def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
     """What is known of a server now: the agent's answer; else a stopped container, which is proof of *not ready*; else no answer, which
-    proves nothing; for a server that was not asked, what was stored before (``domain.readiness`` judges its age)."""
+    proves nothing, and makes nobody forget who stopped the container; for a server that was not asked, what was stored before
+    (``domain.readiness`` judges its age)."""
     answer, before = snapshot.agents.get(server_id), snapshot.fleet.observations.get(server_id)
     if isinstance(answer, Known):
         return _answered(snapshot.now, server_id, answer.value, before)
@@ -128,16 +141,17 @@ def observation_of(snapshot: Snapshot, server_id: str) -> Observation | None:
         )
     if answer is None or unasked(answer):
         return before
+    kept = before if before is not None and _stopper(before) and not _surely_runs(snapshot, server_id) else None
     return Observation(
         server_id=server_id,
         at=snapshot.now,
         reachable=False,
         ready=None,
-        state=None,
+        state=kept.state if kept else None,
         misses=(before.misses if before else 0) + 1,
         unready=before.unready if before else 0,
         last_crash=before.last_crash if before else None,
-        reason=answer.reason[:_REASON_LENGTH],
+        reason=kept.reason if kept else answer.reason[:_REASON_LENGTH],
     )
 
 

@@ -96,10 +96,14 @@ async def database(look: Lookers) -> Report:
     return Report(tuple(found), tuple(unlooked), tuple(looked))
 
 
-async def _revision(db: Database) -> str | None:
+async def _there(db: Database) -> None:
     """Raises NotFound for a file that is not there: looking must not make it."""
     if db.sqlite and not await asyncio.to_thread(Path(str(db.url.database)).is_file):
         raise NotFound(f"database {db.url.database}", why="there is no such file")
+
+
+async def _revision(db: Database) -> str | None:
+    await _there(db)
     async with db.read() as tx:
         return await migrate.revision_of(tx)
 
@@ -110,7 +114,8 @@ async def _records(look: Lookers, give_up_ms: int, stuck_ms: int) -> Records:
 
 
 async def _containers(look: Lookers, known: Records, view: ProxmoxView, looked_at: int) -> tuple[list[Problem], list[Unlooked]]:
-    """The list alone proves no absence: each candidate is asked for by its number."""
+    """The list alone proves no absence: each candidate is asked for by its number. One that is there after all is looked for once more: it may
+    have come since, or its number is another guest's, of which the list shows no container."""
     candidates = containers.missing(known, view, looked_at)
     gate = asyncio.Semaphore(PROOFS_AT_ONCE)
 
@@ -125,12 +130,19 @@ async def _containers(look: Lookers, known: Records, view: ProxmoxView, looked_a
         for s in candidates
         if isinstance(proof := proofs.get(s.id), Unknown)
     ]
+    places = {s.id: await ask(look.proxmox.where(s.vmid), look.settings.timing.observe_s) for s in candidates if proofs.get(s.id) == Known(False)}
+    others = {id_: place.value[1] for id_, place in places.items() if isinstance(place, Known) and place.value and place.value[0] != "lxc"}
+    for s in candidates:
+        place = places.get(s.id)
+        if isinstance(place, Unknown) or place == Known(None):
+            why = place.reason if isinstance(place, Unknown) else "Proxmox lists no such guest, and does not prove its absence"
+            unlooked.append(Unlooked(Part.DATABASE, f"whether ct {s.vmid} of {s.name} exists", why, f"zlh explain {s.name}"))
     if len(candidates) > PROOFS:
         why = f"Proxmox lists no container of {len(candidates)} servers; of the first {PROOFS} {len(absent)} are proven absent"
         unlooked.append(
             Unlooked(Part.DATABASE, f"{len(candidates) - PROOFS} more containers", why, "look whether Proxmox lost its guests: zlh doctor")
         )
-    return list(containers.problems(known, view, looked_at, absent)), unlooked
+    return list(containers.problems(known, view, looked_at, absent, others)), unlooked
 
 
 async def workers(look: Lookers) -> Report:
@@ -139,6 +151,7 @@ async def workers(look: Lookers) -> Report:
     window_ms = int(settings.watchdog.intervals * settings.timing.sweep_s * 1000)
 
     async def visitors_of() -> tuple[list[Peer] | None, list[Peer]]:
+        await _there(look.database)
         async with look.database.read() as tx:
             return await visitors.connections(tx), await visitors.holders(tx, window_ms)
 

@@ -29,7 +29,7 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
 
     ``seen`` holds the keys of all findings of the sweep; without it only changed episodes count as seen. ``announce`` on a recall sets
     ``recalled_at``, on any other but a close ``escalated_at``. Replaying the same changes is harmless. A handful of statements,
-    however many changes there are.
+    however many changes there are. A close leaves the row its last reason, what stood in the way when it ended; its own is in the audit line.
     """
     opened = [c for c in changes if c.transition is Transition.OPENED]
     moved = [c for c in changes if c.transition in (Transition.CHANGED, Transition.ESCALATED, Transition.RECALLED)]
@@ -40,8 +40,8 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
         await tx.execute(
             update(t.episodes)
             .where(t.episodes.c.open_key == bindparam("k"))
-            .values(open_key=None, closed_at=tx.now, reason=bindparam("r")),
-            [{"k": c.key, "r": c.reason} for c in closed],
+            .values(open_key=None, closed_at=tx.now),
+            [{"k": c.key} for c in closed],
         )  # fmt: skip
     rows = [_opened(tx, c) for c in opened]
     await upsert(tx, t.episodes, rows, key="open_key", update=_SEEN)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from flows.domain.operation import Direction, StepName
+from flows.domain.operation import Direction, OperationKind, StepName
 from flows.domain.server import Server, ServerState
 from flows.state import outbox, servers
 from flows.state import tables as t
@@ -42,6 +42,13 @@ async def made(tx: Tx, server: Server, operation_id: str) -> Rows:
         alerts=await _count(tx, select(func.count()).where(m.key == key)),
         delivered=await _count(tx, select(func.count()).where(m.key == key, m.state.in_((outbox.SENT, outbox.FOLDED)))),
     )
+
+
+async def nonce_of(tx: Tx, server_id: str) -> str:
+    """The nonce of the order that made the server; empty: it was made without one."""
+    o = t.operations.c
+    row = (await tx.execute(select(o.nonce).where(o.server_id == server_id, o.kind == OperationKind.PROVISION.value))).first()
+    return (row.nonce or "") if row is not None else ""
 
 
 async def left(tx: Tx, server: Server) -> list[tuple[str, str, str]]:

@@ -1,6 +1,6 @@
 """M1's rules: one data file per decision. A world without a fault is filled in; a case names only what differs, and every problem that follows.
 
-Ids are letters; ``rows`` of a problem may be left out, ``mend`` is a part of the command.
+``machines`` are virtual ones (VMID → node). Ids are letters; ``rows`` of a problem may be left out, ``mend`` is a part of the command.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def judged(case: dict[str, Any]) -> list[Problem]:
     looked_at = NOW - MINUTE
     seen = view(case, known)
     absent = {s.id for s in containers.missing(known, seen, looked_at)} if case.get("proven", True) else set()
-    return [*database.problems(known, LIMITS), *containers.problems(known, seen, looked_at, absent)]
+    others = {s.id: case["machines"][s.vmid] for s in containers.missing(known, seen, looked_at) if s.vmid in case.get("machines", {})}
+    return [*database.problems(known, LIMITS), *containers.problems(known, seen, looked_at, absent - others.keys(), others)]
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

@@ -46,12 +46,19 @@ def server() -> Iterator[Redis]:
 
 @dataclass
 class OldRuns:
-    """An engine that still knows a run of before, and this flow's own."""
+    """An engine that still knows a run of before; this flow's own, a sweep's and a digest's as a schedule names them; and one ordered since."""
 
     ended: list[str] = field(default_factory=list)
 
     async def active(self) -> Sequence[EngineRun]:
-        return [EngineRun("old", "1:op:1", "running", False), EngineRun("sweep", "", "running", False), EngineRun("self", "key", "running", False)]
+        keys = {
+            "old": "1:op:1",
+            "sweep": "",
+            "self": "key",
+            "digest": "scheduled 0f3c 7b21 2026-11-22T07:00:00+00:00",
+            "new": f"{1 << 60}:op:1",
+        }
+        return [EngineRun(name, key, "running", False) for name, key in keys.items()]
 
     async def give_up(self, run_id: str, reason: str) -> None:
         self.ended.append(run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +11,9 @@ from sqlalchemy import insert, update
 
 from flows.act import trial
 from flows.domain.operation import OperationState
-from flows.errors import Conflict, Unreachable
+from flows.errors import Busy, Conflict, Unreachable
 from flows.observe import validation
-from flows.state import control, servers
+from flows.state import control, leases, servers
 from flows.state import tables as t
 from tests.support.controller import Controller
 from tests.support.live import live
@@ -64,6 +65,72 @@ async def test_what_a_killed_predecessor_left_is_deleted_first(run: Controller) 
     assert await alive(run) == []
 
 
+async def test_what_customers_named_like_it_stays(run: Controller) -> None:
+    """Neither a name that only begins so, nor one of the very form whose order was somebody else's."""
+    async with live(run) as system:
+        customer_id = await trial._customer(run.deps, WISH.customer)
+        names = ("validate-mine", "validate-0123abcd")
+        for name in names:
+            body = {
+                "ctype": "game", "name": name, "flavor": "fabric", "version": "1.21.4", "memory_mb": 1024, "cores": 1, "disk_gb": 8,
+                "request_nonce": f"mine-{name}", "customer_id": customer_id,
+            }  # fmt: skip
+            await run.ended(str((await system.door("POST", "/api/servers/create", body))["operation"]["id"]))
+        said: list[str] = []
+        report = await trial.run(run.deps, system.door, WISH, said.append)
+        assert report.clean, report
+        assert "left by an interrupted validation" not in "".join(said)
+        assert await alive(run) == list(names)
+        async with run.deps.database.read() as tx:
+            mine = [s for s in await servers.list_(tx) if s.name in names]
+        for server in mine:
+            assert (await trial._delete(run.deps, system.door, server, lambda line: None)).clean
+
+
+async def test_two_at_once_do_not_delete_each_others(run: Controller) -> None:
+    """The second is told who is at work, and makes nothing; when the first is over it may."""
+    ordered, go_on = asyncio.Event(), asyncio.Event()
+
+    async with live(run) as system:
+
+        async def door(method: str, path: str, body: object = None) -> object:
+            answer = await system.door(method, path, body)  # type: ignore[arg-type]  # passed on as it came
+            if method == "POST":
+                ordered.set()
+                await go_on.wait()
+            return answer
+
+        first = asyncio.create_task(trial.run(run.deps, door, WISH, lambda line: None))  # type: ignore[arg-type]  # as above
+        try:
+            await asyncio.wait_for(ordered.wait(), 30)
+            said: list[str] = []
+            with pytest.raises(Busy, match=trial.LEASE):
+                await trial.run(run.deps, system.door, WISH, said.append)
+            assert said == [] and len(await alive(run)) == 1
+        finally:
+            go_on.set()
+            report = await first
+        assert report.clean, report
+    async with run.deps.database.read() as tx:
+        assert trial.LEASE not in {lease.subject for lease in await leases.list_(tx)}
+
+
+async def test_a_second_order_that_is_not_answered_still_ends_in_a_deletion(run: Controller) -> None:
+    posts = 0
+    async with live(run) as system:
+
+        async def door(method: str, path: str, body: object = None) -> object:
+            nonlocal posts
+            posts += method == "POST"
+            if method == "POST" and posts > 1:
+                raise Conflict("orders", why="intake was closed in between")
+            return await system.door(method, path, body)  # type: ignore[arg-type]  # passed on as it came
+
+        with pytest.raises(Conflict, match="orders"):
+            await trial.run(run.deps, door, WISH, lambda line: None)  # type: ignore[arg-type]  # as above
+    assert await alive(run) == []
+
+
 async def test_a_creation_that_fails_is_a_finding_and_leaves_nothing(run: Controller, faults: Callable[..., None]) -> None:
     faults("runner", "fail_task", call="preseed_fabric.yml")
     async with live(run) as system:
@@ -103,12 +170,12 @@ async def test_what_is_there_twice_is_counted(run: Controller) -> None:
     """A second record, run and alert of one order, put there by hand: each is named."""
     async with live(run) as system:
         customer_id = await trial._customer(run.deps, WISH.customer)
-        server, operation_id, twice = await trial._order(run.deps, system.door, WISH, customer_id)
+        server, operation_id, _ = await trial._order(run.deps, system.door, WISH, customer_id)
         assert (await run.ended(operation_id)).state is OperationState.SUCCEEDED
         async with run.deps.database.write() as tx:
             await tx.execute(insert(t.attempts).values(operation_id=operation_id, attempt=2, state="ended", created_at=tx.now, claimed_at=tx.now))
             await tx.execute(update(t.journal).where(t.journal.c.operation_id == operation_id).values(runs=2))
-        report = await trial._judge(run.deps, server, operation_id, twice)
+        report = await trial._judge(run.deps, server, operation_id, True)
         assert {p.says.partition(" for ")[0] for p in report.problems} == {"2 × run of the job", "2 × agent execution"}
         assert (await trial._judge(run.deps, server, operation_id, False)).problems[0].rule == "not_deduplicated"
         assert (await trial._delete(run.deps, system.door, server, lambda line: None)).clean

@@ -9,9 +9,18 @@ from flows.act.steps.workload import AT_REST
 from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action
 from flows.domain.server import ContainerType, Edge, Server, ServerState
+from flows.domain.sources import TaskStatus
 from flows.errors import AutomationError
 from flows.state import customers, leases, servers
 from flows.state.intake import locked_customer
+
+#: Tasks that end with the container down. A backup, a snapshot or a console does not: under it a suspended container runs on.
+_ENDS = frozenset({"vzshutdown", "vzstop"})
+
+
+def _goes_down(task: TaskStatus) -> bool:
+    """``UPID:node:pid:pstart:starttime:type:id:user:``"""
+    return not task.finished and bool(_ENDS.intersection(task.upid.split(":")[5:6]))
 
 
 class SuspendWorkload(RepairHandler):
@@ -63,7 +72,7 @@ class SuspendWorkload(RepairHandler):
         if server.ctype is ContainerType.DEV:
             if not await self._up(ctx, server):
                 return False
-            return not any(t for t in await ctx.deps.proxmox.tasks_of(server.vmid) if not t.finished)
+            return not any(_goes_down(task) for task in await ctx.deps.proxmox.tasks_of(server.vmid))
         try:
             state = (await ctx.deps.agents.status(server)).state
         except AutomationError:

@@ -5,7 +5,7 @@ Proxmox is looked at before the database: what changed in between is told apart 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from flows.decide.validate.identity import OWNING, problem, row
 from flows.domain.operation import LIVE_STATES
@@ -27,14 +27,20 @@ def missing(records: Records, view: ProxmoxView, looked_at: int) -> list[ServerR
     ]
 
 
-def problems(records: Records, view: ProxmoxView, looked_at: int, absent: Collection[str]) -> Iterator[Problem]:
-    """``looked_at``: database time (ms) before Proxmox was asked. ``absent``: ids of servers whose container is proven absent."""
+def problems(records: Records, view: ProxmoxView, looked_at: int, absent: Collection[str], others: Mapping[str, str]) -> Iterator[Problem]:
+    """``looked_at``: database time (ms) before Proxmox was asked. ``absent``: ids of servers whose container is proven absent. ``others``: id of
+    a server whose VMID a virtual machine has → its node."""
     busy = {o.server_id for o in records.operations if o.state in _LIVE}
     for server in missing(records, view, looked_at):
         if server.id in absent:
             says = f"{server.name} is {server.state} and ct {server.vmid} on {server.node} does not exist"
             remedy = f"zlh restore {server.name}, or give it up: zlh delete {server.name} --yes"
             yield problem("record_without_container", (row(server), ct(server.vmid, server.node)), says, remedy)
+        elif server.id in others:
+            node = others[server.id]
+            says = f"{server.name} is {server.state}, and its VMID is another guest's: {server.vmid} on {node} is a virtual machine"
+            remedy = f"on {node}: qm config {server.vmid}; zlh maintenance on {server.name}"
+            yield problem("container_of_another", (row(server), f"qemu:{server.vmid}@{node}"), says, remedy)
     by_vmid = {s.vmid: s for s in records.servers if s.state in OWNING}
     just_gone = {s.vmid for s in records.servers if s.deleted_at is not None and s.deleted_at >= looked_at}
     for vmid, container in sorted(view.containers.items()):

@@ -1,4 +1,4 @@
-"""Leases: each has an owner that lives. Pure."""
+"""Leases: each has an owner that lives, but for an expired one that anybody may take. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flows.decide.validate import mend
 from flows.decide.validate.identity import problem
 from flows.decide.validate.states import minutes
-from flows.domain.lease import BLOCKS_WHEN_EXPIRED, LeaseKind
+from flows.domain.lease import BLOCKS_WHEN_EXPIRED, FREE_WHEN_EXPIRED, LeaseKind
 from flows.domain.operation import LIVE_STATES
 from flows.domain.records import LeaseRecord, Limits, Records
 from flows.domain.server import ServerState
@@ -46,7 +46,7 @@ def _wrong(lease: LeaseRecord, now: int, limits: Limits) -> tuple[str, str]:
             return "names no operation", free
         if lease.operation_state not in _LIVE:
             return f"is of operation {lease.operation_id}, which is {lease.operation_state}", free
-    if over <= limits.grace_ms:
+    if over <= limits.grace_ms or lease.kind in FREE_WHEN_EXPIRED:
         return "", ""
     if lease.kind in BLOCKS_WHEN_EXPIRED:
         return f"expired {minutes(over)} ago and still blocks the server", f"zlh leases show {lease.subject}; resume its work, or {free}"

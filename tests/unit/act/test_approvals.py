@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,12 +13,13 @@ from flows.act import approvals
 from flows.act import repair as repairing
 from flows.act.sweep import sweep
 from flows.decide.reviews import hash_of, plan_of
-from flows.domain.agent import WorkloadState
+from flows.domain.agent import AgentStatus, WorkloadState
 from flows.domain.finding import Action, BrakeScope, Check, Decision, Finding, Outcome, Repair, Review
+from flows.domain.known import Known, Unknown
 from flows.domain.operation import OperationKind, OperationState, Queue
-from flows.domain.server import Desired
+from flows.domain.server import Desired, Server
 from flows.domain.sources import Container, ProxmoxView
-from flows.errors import Conflict, Fenced, NotFound
+from flows.errors import Conflict, Fenced, NotFound, Unproven
 from flows.state import brakes, control, epochs, operations, repairs, reviews, servers
 from flows.state import tables as t
 from tests.support.controller import NoGate
@@ -118,6 +120,36 @@ async def test_what_forbids_an_approval(house: House, monkeypatch: pytest.Monkey
     with pytest.raises(Conflict, match=said):
         await approvals.approve(house.deps(), review.id, "cli:anna")
     assert await _sweep(house) == []
+
+
+async def test_one_that_waits_is_told_so_and_not_as_another_plan(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _level(house, 3)
+    _orphan(house, monkeypatch)
+    await _sweep(house, 3)
+    (review,) = await _waiting(house)
+    _orphan(house, monkeypatch, replace(ORPHAN, lock="backup"))
+    with pytest.raises(Conflict, match=r"cannot be carried out now: unconfirmed \(waits for its lock \(backup\)\)"):
+        await approvals.approve(house.deps(), review.id, "cli:anna")
+    _orphan(house, monkeypatch)
+    await approvals.approve(house.deps(), review.id, "cli:anna")
+
+
+async def test_an_agent_that_gives_no_answer_proves_nothing_over(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _level(house, 2)
+    await house.server()
+    house.world.workload, house.world.last_crash = WorkloadState.ERROR, {"class": "oom", "at": 5, "count": 3}
+    await _sweep(house)
+    (review,) = await _waiting(house)
+    probe = fakes.Agents.probe
+
+    async def silent(self: fakes.Agents, asked: Sequence[Server]) -> Mapping[str, Known[AgentStatus] | Unknown]:
+        return {server.id: Unknown("connect timed out after 3 s") for server in asked}
+
+    monkeypatch.setattr(fakes.Agents, "probe", silent)
+    with pytest.raises(Unproven, match="the agent does not say how the workload is"):
+        await approvals.approve(house.deps(), review.id, "cli:anna")
+    monkeypatch.setattr(fakes.Agents, "probe", probe)
+    await approvals.approve(house.deps(), review.id, "cli:anna")
 
 
 async def test_an_unknown_review(house: House) -> None:

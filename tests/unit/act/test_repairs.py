@@ -13,7 +13,7 @@ from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action, BrakeScope, Check, Finding, Outcome, Repair
 from flows.domain.lease import LeaseKind
 from flows.domain.server import BillingState, ContainerType, Edge, Server, ServerState
-from flows.domain.sources import Registration
+from flows.domain.sources import Registration, TaskStatus
 from flows.errors import Fenced, Unreachable
 from flows.state import accounts, brakes, customers, epochs, leases
 from flows.state import tables as t
@@ -106,6 +106,18 @@ async def test_a_suspended_developer_container_is_shut_down(house: House) -> Non
     server, finding = await _suspended(house, ContainerType.DEV)
     assert await _carry_out(house, finding) is Outcome.REPAIRED
     assert house.world.containers[server.vmid].status == "stopped"
+
+
+@pytest.mark.parametrize(("kind", "done"), [("vzdump", Outcome.REPAIRED), ("vzshutdown", Outcome.ALREADY_HEALED), ("vzstop", Outcome.ALREADY_HEALED)])
+async def test_only_a_task_that_ends_it_counts_as_going_down(house: House, monkeypatch: pytest.MonkeyPatch, kind: str, done: Outcome) -> None:
+    server, finding = await _suspended(house, ContainerType.DEV)
+
+    async def running(self: fakes.Proxmox, vmid: int) -> list[TaskStatus]:
+        return [TaskStatus(f"UPID:pve1:0000A1B2:00C3D4E5:6740A1B2:{kind}:{vmid}:root@pam:", finished=False, ok=False)]
+
+    monkeypatch.setattr(fakes.Proxmox, "tasks_of", running)
+    assert await _carry_out(house, finding) is done
+    assert house.world.containers[server.vmid].status == ("stopped" if done is Outcome.REPAIRED else "running")
 
 
 @pytest.mark.parametrize("moment", ["agent.status", "proxy.view"])

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import insert, select
 
 from flows.cli import look, role_page, settings_page
+from flows.domain.finding import Check, EpisodeChange, Finding, Reason, Transition
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import OperationKind, OperationState, Queue
-from flows.state import leases, nodes, operations, servers
+from flows.state import episodes, leases, nodes, operations, servers
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.ids import new_id
@@ -217,6 +218,18 @@ def test_before_a_level_is_raised_its_evidence_is_shown(zlh: Callable[..., Said]
     assert zlh("repair-level", "set", "2").status == 2, "nobody was asked"
     offline = json.loads(zlh("repair-level", "set", "3", "--yes", "--json").out)["evidence"][0]
     assert (offline["check"], offline["level"], offline["would_have_acted"]) == ("container_missing", 3, 0)
+
+
+def test_what_ended_by_itself_is_evidence_as_a_sweep_writes_it(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    finding = Finding(Check.WORKLOAD_STOPPED, fleet.ids["fern"], "stopped", level=2, server_id=fleet.ids["fern"])
+
+    async def lived(tx: Tx) -> None:
+        await episodes.apply(tx, [EpisodeChange(Transition.OPENED, finding.key, finding, None, Reason.LEVEL_DISABLED)])
+        await episodes.apply(tx, [EpisodeChange(Transition.CLOSED, finding.key, None, None, "gone")])
+
+    write(lived)
+    assert zlh("repair-level", "set", "1", "--yes").err == ""
+    assert "  workload_stopped          would have acted 1 times on 1, 1 ended without it" in zlh("repair-level", "set", "2", "--yes").err
 
 
 def test_suspending_closes_the_customers_servers_to_players(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import pytest
+
+from flows.decide.plan import decide
 from flows.decide.sightings import observations, sightings, sources
 from flows.domain.agent import WorkloadState
 from flows.domain.known import Unknown
@@ -95,3 +99,33 @@ def test_agents_are_a_source_too() -> None:
     assert facts["agents"] == SourceFact("agents", 2, snapshots.at("-5m"), "x")
     for servers in ({"fern": {}, "moss": {"agent": "not_asked"}}, {"fern": {"agent": "silent"}, "moss": {"agent": "not_asked"}}, {}):
         assert {f.source: f.misses for f in sources(snapshot(servers=servers))}["agents"] == 0
+
+
+_PERSON = {"reachable": False, "ready": False, "state": "stopped", "unready": 900, "reason": "its container is stopped by root@pam"}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        {"unknown": {"proxmox": "no quorum"}},
+        {"servers": {"fern": {"agent": "silent", "container": "unknown", "registered": False}}},
+        {"servers": {"fern": {"agent": "silent", "container": "missing", "registered": False}}},
+        {"duplicate_vmids": [10_001]},
+    ],
+    ids=["proxmox_unknown", "status_unknown", "not_listed", "duplicate"],
+)
+def test_who_stopped_it_outlives_a_sweep_that_does_not_know(between: dict[str, Any]) -> None:
+    """Task lists forget; a container that a person stopped is not started because Proxmox once gave no answer."""
+    stopped = {"level": 2, "servers": {"fern": {"agent": "silent", "container": "stopped", "registered": False}}}
+    (during,) = observations(snapshot({**stopped, **between}, observations={"fern": _PERSON}))
+    assert (during.ready, during.misses, during.unready) == (None, 1, 900)
+    after = snapshot(stopped)
+    plan = decide(dataclasses.replace(after, fleet=dataclasses.replace(after.fleet, observations={"fern": during})), POLICY)
+    assert plan.repairs == ()
+    (kept,) = observations(dataclasses.replace(after, fleet=dataclasses.replace(after.fleet, observations={"fern": during})))
+    assert (kept.reason, kept.unready, kept.misses) == (_PERSON["reason"], 901, 0)
+
+
+def test_who_stopped_it_is_forgotten_once_it_runs() -> None:
+    (seen,) = observations(snapshot(servers={"fern": {"agent": "silent"}}, observations={"fern": _PERSON}))
+    assert (seen.state, seen.reason) == (None, "connect timed out after 3 s")

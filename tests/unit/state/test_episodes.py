@@ -65,7 +65,7 @@ async def test_the_life_of_an_episode(timed: Database, clock: Any) -> None:
     async with timed.read() as tx:
         [closed] = await episodes.list_(tx)
         assert await episodes.get(tx, closed.id) == closed
-    assert (closed.closed_at, closed.reason, closed.id) == (clock.now, "gone", opened.id)
+    assert (closed.closed_at, closed.reason, closed.id) == (clock.now, "level_disabled", opened.id), "what stood in the way to its end"
     assert await lines(timed) == [(f"episode.{t}", "server-1") for t in ("opened", "escalated", "changed", "recalled", "closed")]
 
 
