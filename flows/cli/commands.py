@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "breakers": ("Servers that automation leaves alone after failed repairs.", ("listings",)),
         "leases": ("Who may act on what now.", ("listings",)),
         "backups": ("Copies, and which were verified.", ("listings",)),
+        "vmids": ("VMIDs that are not free, and why.", ("listings", "vmids")),
         "hosts": ("Proxmox nodes that take servers.", ("listings", "people")),
         "tokens": ("Credentials of the API.", ("listings",)),
         "known-hosts": ("Print the containers' SSH host keys as a known_hosts file.", ("known_hosts",)),

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import insert, select
 
 from flows.cli import look, role_page, settings_page
+from flows.cli.nouns import BY_NAME
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import OperationKind, OperationState, Queue
-from flows.state import leases, nodes, operations, servers
+from flows.state import leases, nodes, operations, servers, vmids
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.ids import new_id
@@ -132,6 +133,30 @@ def test_pauses_are_announced(zlh: Callable[..., Said], home: Path, write: Calla
         return [row.kind for row in await tx.execute(select(t.outbox.c.kind).order_by(t.outbox.c.id))]
 
     assert write(look) == ["automation_paused", "automation_resumed"]
+
+
+def test_a_burnt_vmid_is_listed_and_freed_by_a_person(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    listed = [json.loads(line) for line in zlh("vmids", "--state", "burnt", "--json").out.splitlines()]
+    assert [(row["vmid"], row["reason"]) for row in listed] == [(10_777, "taken by a container that is not ours")]
+    asked = zlh("vmids", "free", "10777")
+    assert asked.status == 2 and "--yes" in asked.err
+    assert zlh("vmids", "free", "10777", "--yes").status == 0
+    assert zlh("vmids", "--state", "burnt", "--json").out == ""
+    (line,) = [json.loads(each) for each in zlh("audit", "--action", "vmid.free", "--json").out.splitlines()]
+    assert (line["subject"], line["detail"]) == ("vmid:10777", {"reason": "taken by a container that is not ours"})
+
+
+def test_no_other_vmid_can_be_freed(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def reserve(tx: Tx) -> int:
+        return await vmids.reserve(tx, fleet.ids["moss"], 10_800, 10_810)
+
+    taken = write(reserve)
+    said = zlh("vmids", "free", str(taken), "--yes")
+    assert said.status == 1 and "is not burnt, but reserved" in said.err and "zlh vmids --state burnt" in said.err
+    assert [json.loads(line)["vmid"] for line in zlh("vmids", "--server", "moss", "--json").out.splitlines()] == [taken]
+    assert zlh("vmids", "free", "4711", "--yes").status == 1
+    assert zlh("vmids", "free", "nonsense", "--yes").status == 1
+    assert set(BY_NAME["vmids"].choices["state"]) == set(vmids.Reservation)
 
 
 def test_maintenance_takes_extends_and_gives_back(zlh: Callable[..., Said], fleet: Fleet) -> None:
