@@ -160,16 +160,28 @@ def test_no_other_vmid_can_be_freed(zlh: Callable[..., Said], fleet: Fleet, writ
 
 
 def test_maintenance_takes_extends_and_gives_back(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    first = json.loads(zlh("maintenance", "on", "moss", "--for", "1h", "--json").out)
-    second = json.loads(zlh("maintenance", "on", "moss", "--for", "2h", "--json").out)
+    first = json.loads(zlh("maintenance", "on", "moss", "--yes", "--for", "1h", "--json").out)
+    second = json.loads(zlh("maintenance", "on", "moss", "--yes", "--for", "2h", "--json").out)
     assert first["token"] == second["token"]
     assert first["expires_at"] < second["expires_at"]
-    assert zlh("maintenance", "off", "moss").status == 0
-    assert zlh("maintenance", "off", "moss").status == 1
+    assert zlh("maintenance", "off", "moss", "--yes").status == 0
+    assert zlh("maintenance", "off", "moss", "--yes").status == 1
+
+
+@pytest.mark.parametrize("way", ["on", "off"])
+def test_maintenance_is_not_taken_or_given_back_unasked(zlh: Callable[..., Said], fleet: Fleet, way: str) -> None:
+    if way == "off":
+        assert zlh("maintenance", "on", "moss", "--yes").status == 0
+    before = zlh("leases", "--json").out
+    said = zlh("maintenance", way, "moss")
+    assert said.status == 2 and "add --yes" in said.err and "moss" in said.err
+    assert [json.loads(line)["token"] for line in zlh("leases", "--json").out.splitlines()] == [
+        json.loads(line)["token"] for line in before.splitlines()
+    ]
 
 
 def test_maintenance_names_the_operation_in_its_way(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    said = zlh("maintenance", "on", "fern")
+    said = zlh("maintenance", "on", "fern", "--yes")
     assert said.status == 1
     assert "operation" in said.err
 
@@ -178,11 +190,11 @@ def test_maintenance_is_refused_while_an_operation_waits_for_its_turn(zlh: Calla
     async def queue(tx: Tx) -> str:
         return (await Make().operation(tx, await servers.get(tx, fleet.ids["moss"]), kind=OperationKind.RESTART, queue=Queue.OPERATIONS)).id
 
-    taken = json.loads(zlh("maintenance", "on", "moss", "--json").out)
+    taken = json.loads(zlh("maintenance", "on", "moss", "--yes", "--json").out)
     queued = write(queue)
-    assert json.loads(zlh("maintenance", "on", "moss", "--json").out)["token"] == taken["token"]  # one's own is prolonged all the same
-    zlh("maintenance", "off", "moss")
-    said = zlh("maintenance", "on", "moss")
+    assert json.loads(zlh("maintenance", "on", "moss", "--yes", "--json").out)["token"] == taken["token"]  # one's own is prolonged all the same
+    zlh("maintenance", "off", "moss", "--yes")
+    said = zlh("maintenance", "on", "moss", "--yes")
     assert (said.status, said.out) == (1, "")
     assert f"restart {queued} is queued · wait for it: zlh operations follow {queued}" in said.err
 
@@ -197,7 +209,7 @@ def test_maintenance_waits_on_request(zlh: Callable[..., Said], fleet: Fleet, wr
         await leases.release(tx, lease.subject, lease.token)
 
     threading.Timer(0.3, lambda: write(release)).start()
-    said = zlh("maintenance", "on", "fern", "--wait", "--json")
+    said = zlh("maintenance", "on", "fern", "--yes", "--wait", "--json")
     assert json.loads(said.out)["kind"] == LeaseKind.MAINTENANCE
     assert "waiting" in said.err
 

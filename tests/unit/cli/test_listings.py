@@ -230,8 +230,8 @@ def test_a_lease_is_shown_by_its_servers_name(zlh: Callable[..., Said], fleet: F
 
 
 def test_a_lease_that_was_given_back_has_no_end(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    zlh("maintenance", "on", "moss")
-    zlh("maintenance", "off", "moss")
+    zlh("maintenance", "on", "moss", "--yes")
+    zlh("maintenance", "off", "moss", "--yes")
     shown = json.loads(zlh("leases", "show", "moss", "--json").out)
     jsonschema.validate(shown, ROWS["leases"])
     assert (shown["expires_at"], shown["holder"]) == (None, None)
