@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "resume": ("Let automation act again.", ("brakes",)),
         "intake": ("Whether new orders are taken.", ("intake",)),
         "maintenance": ("Keep automation and orders off a server while you work on it.", ("brakes",)),
-        "lease": ("Hold a server's lease for work outside the engine.", ("hold",)),
+        "lease": ("Hold a server's lease for work outside the engine, or free one that was left.", ("hold",)),
         "agents": ("The agents in the containers.", ("agents",)),
         "approve": ("Say yes to a plan that waits for a person.", ("reviews",)),
         "reject": ("Say no to one.", ("reviews",)),
