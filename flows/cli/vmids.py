@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    group_of(app, "vmids").command("free")(free)
+    if "vmids" in {group.name for group in app.registered_groups}:
+        group_of(app, "vmids").command("free")(free)
 
 
 def free(number: Annotated[str, typer.Argument(metavar="VMID", help="a burnt one")], yes: output.Yes = False, json: output.Json = False) -> None:
