@@ -44,7 +44,13 @@ async def compensated(ctx: Context) -> str:
     async def end(tx: Tx) -> str:
         await release(ctx, tx)
         if not absent:
-            await vmids.burn(tx, server.vmid, f"a container that is not ours, seen by operation {ctx.operation.id}")
+            await vmids.burn(
+                tx,
+                server.vmid,
+                f"a container that is not ours, seen by operation {ctx.operation.id}",
+                actor=ctx.operation.actor,
+                server_id=ctx.server.id,
+            )
         operation = await operations.get(tx, ctx.operation.id)
         cancelled = operation is not None and operation.cancel_requested
         if cancelled:

@@ -56,6 +56,14 @@ class CreateBody(Body):
             raise ValueError("is for developer containers alone")
         return value
 
+    @field_validator("enable_code_server")
+    @classmethod
+    def _not_yet(cls, value: bool | None) -> bool | None:
+        """No role installs code-server, so such a container would never count as prepared."""
+        if value:
+            raise ValueError("is not available yet: leave it out")
+        return value
+
     @field_validator("runtimes")
     @classmethod
     def _each_once(cls, value: list[RuntimeBody] | None) -> list[RuntimeBody] | None:

@@ -114,7 +114,7 @@ def operation_view(operation: Operation, ctype: ContainerType, rows: Sequence[St
         "created_at": time_of(operation.created_at),
         "started_at": time_of(operation.started_at),
         "finished_at": time_of(operation.finished_at),
-        "error": dict(shown) if shown and whole_error else _error(shown),
+        "error": dict(shown) if shown and whole_error else _error(shown, operation, rows),
         "next": _next(operation),
     }
 
@@ -130,11 +130,13 @@ def _step(name: str, rows: Sequence[StepRow]) -> View:
     return {"name": name, "state": words[row.state], "started_at": time_of(row.started_at), "finished_at": time_of(row.finished_at)}
 
 
-def _error(error: Mapping[str, str] | None) -> View | None:
-    """What failed, for its owner; the causes are the operator's (they name hosts and paths)."""
+def _error(error: Mapping[str, str] | None, operation: Operation, rows: Sequence[StepRow]) -> View | None:
+    """What failed, for its owner: the step and the kind of error. Its words are the operator's: they name hosts, tasks and paths."""
     if not error:
         return None
-    return {"what": error.get("what", ""), "type": error.get("type", "")}
+    failed = [row for row in rows if row.state is StepState.FAILED]
+    step = max(failed, key=lambda row: row.started_at).step if failed else operation.step
+    return {"what": step.value if step else operation.kind.value, "type": error.get("type", "")}
 
 
 def _next(operation: Operation) -> str:

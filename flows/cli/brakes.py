@@ -130,12 +130,14 @@ def on(
     duration: Annotated[str, typer.Option("--for", help="how long; it ends by itself")] = "4h",
     reason: Annotated[str, typer.Option(help="why; shown everywhere")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="wait for an operation that holds the server")] = False,
+    yes: output.Yes = False,
     json: output.Json = False,
 ) -> None:
     """Take a server for yourself: no repair and no order touches it; again extends it."""
     found, _ = one(BY_NAME["servers"], server)
     name, server_id = str(found["name"]), str(found["id"])
     who, ttl = session.actor(), int(output.seconds(duration, "--for") * 1000)
+    output.confirm(f"keep automation and orders off {name} for {output.duration(ttl)}?", yes)
 
     async def change(tx: Tx) -> Lease:
         return await maintenance.take(tx, server_id, who, ttl, reason)
@@ -158,10 +160,11 @@ def on(
         output.text(f"{name} is yours until {output.moment(lease.expires_at)}; give it back: zlh maintenance off {name}")
 
 
-def off(server: ServerName, json: output.Json = False) -> None:
+def off(server: ServerName, yes: output.Yes = False, json: output.Json = False) -> None:
     """Give a server back to automation."""
     found, _ = one(BY_NAME["servers"], server)
     name, server_id, who = str(found["name"]), str(found["id"]), session.actor()
+    output.confirm(f"let automation and orders act on {name} again?", yes)
 
     async def change(tx: Tx) -> Lease:
         lease = await leases.get(tx, server_id)

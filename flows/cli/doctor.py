@@ -15,12 +15,13 @@ from flows.clients import own_api
 from flows.clients.ca import LEAF_DAYS, load_bundle
 from flows.clients.engine import PrefectEngine
 from flows.clients.gate import RedisGate
+from flows.clients.notifier import SETTING_OF
 from flows.domain.known import Known
 from flows.domain.server import Desired, ServerState
 from flows.errors import AutomationError, Temporary
 from flows.settings import Settings
-from flows.state import migrate, servers
-from flows.state.database import ping
+from flows.state import migrate, outbox, servers
+from flows.state.database import Database, ping
 
 #: Clocks may differ by this much, seconds.
 SKEW_S = 5.0
@@ -62,6 +63,7 @@ async def examine(settings: Settings) -> list[Check]:
             "agents' authority": lambda: _authority(settings),
             "api": lambda: _api(settings),
             "redis": lambda: _redis(settings),
+            "channels": lambda: channels(deps.database),
         }
         found = await asyncio.gather(*(_within(name, look) for name, look in parts.items()))
     return [check for checks in (*found, _configured(settings)) for check in checks]
@@ -168,6 +170,21 @@ async def _redis(settings: Settings) -> list[Check]:
     if passed is None:
         return [Check("redis", None, "no answer: sweeps go on by the database alone", "check ZLH_REDIS__URL")]
     return [Check("redis", True, "answers")]
+
+
+async def channels(database: Database) -> list[Check]:
+    """What became of the last messages: a webhook that is set may still lead nowhere."""
+    async with database.read() as tx:
+        troubles = await outbox.troubles(tx)
+    return [
+        Check(
+            f"channel {channel}",
+            False,
+            f"{trouble.messages} {'message' if trouble.messages == 1 else 'messages'} not delivered, the last: {trouble.error}",
+            f"correct ZLH_NOTIFY__{SETTING_OF[channel].upper()} or what the error names, and restart zlh dispatch: what waits goes out by itself",
+        )
+        for channel, trouble in sorted(troubles.items())
+    ]
 
 
 def _configured(settings: Settings) -> list[Check]:

@@ -1,4 +1,5 @@
-"""``zlh lease hold``: a server's lease for work that no engine runs (a plain ``ansible-playbook``), as long as its process lives."""
+"""``zlh lease hold``: a server's lease for work that no engine runs (a plain ``ansible-playbook``), as long as its process lives.
+``zlh lease release``: the end of one that was left."""
 
 from __future__ import annotations
 
@@ -17,18 +18,19 @@ from flows.cli.children import started_at
 from flows.cli.listings import one
 from flows.cli.nouns import BY_NAME
 from flows.cli.orders import Server
-from flows.domain.lease import Lease, LeaseKind
+from flows.domain.lease import BLOCKS_WHEN_EXPIRED, Lease, LeaseKind
 from flows.errors import BadInput, Conflict, Fenced, Temporary
-from flows.state import leases, maintenance
+from flows.state import audit, leases, maintenance
+from flows.state.database import Tx
 
 #: Seconds between two looks at the process, and at the database while it does not answer.
 LOOK_S = 0.2
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(help="Hold a server's lease for work outside the engine.", no_args_is_help=True)
-    group.callback()(lambda: None)  # a group also with one command
+    group = typer.Typer(help="Hold a server's lease for work outside the engine, or free one that was left.", no_args_is_help=True)
     group.command("hold")(hold)
+    group.command("release")(release)
     app.add_typer(group, name="lease")
 
 
@@ -69,6 +71,49 @@ def hold(
             remedy=f"process {pid} {'was told to end' if end else 'must stop'}: look at the server before it goes on (zlh explain {name})",
         ) from error
     session.write(lambda tx: leases.release(tx, lease.subject, lease.token))
+
+
+def release(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a server, or a subject as listed by zlh leases")],
+    yes: output.Yes = False,
+    json: output.Json = False,
+) -> None:
+    """Free a lease that was left: an expired one of a patch or a restore, after you saw that what it did is whole or undone.
+
+    Whoever held it is fenced. Your own is taken up again by ``zlh lease hold`` with the same kind."""
+    found, _ = one(BY_NAME["leases"], name, final=True)
+    subject, who = str(found["subject"]), session.actor()
+    called = str(found["server"] or subject)
+
+    async def look(tx: Tx) -> Lease:
+        return _left(called, await leases.get(tx, subject), tx.now)
+
+    seen = session.read(look)
+    output.confirm(f"free the {seen.kind} of {called} that {seen.holder} left{f' ({seen.reason})' if seen.reason else ''}?", yes)
+
+    async def change(tx: Tx) -> Lease:
+        lease = _left(called, await leases.get(tx, subject), tx.now)
+        await leases.revoke(tx, subject, seen=lease)
+        server_id = subject if found["server"] else None
+        detail = {"held_by": lease.holder, "kind": str(lease.kind), "reason": lease.reason}
+        await audit.append(tx, who, "lease.release", f"lease:{subject}", server_id=server_id, detail=detail)
+        return lease
+
+    lease = session.write(change)
+    output.data(output.program(asdict(lease))) if json else output.text(f"{called} is free: automation and orders may act on it again")
+
+
+def _left(called: str, lease: Lease | None, now: int) -> Lease:
+    """The lease, where it is one that nobody but a person frees. Raises Conflict."""
+    what = f"lease of {called}"
+    if lease is None or lease.holder is None:
+        raise Conflict(what, why="nobody holds it", remedy="what is held: zlh leases")
+    if lease.kind not in BLOCKS_WHEN_EXPIRED:
+        raise Conflict(what, why=f"it is of {lease.kind}, which frees itself or is freed by the next sweep", remedy=f"zlh explain {called}")
+    if not lease.expired(now):
+        why = f"it is still held: by {lease.holder}, for {lease.kind}, until {output.moment(lease.expires_at)}"
+        raise Conflict(what, why=why, remedy="wait until it has expired, or end its process")
+    return lease
 
 
 def _beat(lease: Lease, ttl: int, taken: float, process: tuple[int, str], stop: list[int]) -> None:

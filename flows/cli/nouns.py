@@ -72,6 +72,10 @@ def _lease(row: Row, now: int, utc: bool) -> dict[str, Any]:
     return {**row, "of": row["server"] or row["subject"], "taken": output.moment(row["taken_at"], utc), "left": left}
 
 
+def _vmid(row: Row, now: int, utc: bool) -> dict[str, Any]:
+    return {**row, "of": row["server"], "since": output.moment(row["since_at"], utc), "until": output.moment(row["until"], utc)}
+
+
 def _host(row: Row, now: int, utc: bool) -> dict[str, Any]:
     templates = ", ".join(f"{flavor}={vmid}" for flavor, vmid in sorted(row["templates"].items()))
     return {**row, "takes new": "yes" if row["open"] else "no", "templates": templates}
@@ -171,6 +175,14 @@ NOUNS: Sequence[Noun] = (
         'SELECT n.name, n."open", n.memory_mb, n.disk_gb, n.cores, n.storage, n.bridge, n.templates FROM nodes n',
         "n.name", "n.name", ("name", "takes new", "memory_mb", "disk_gb", "cores", "storage", "bridge", "templates"), _host,
         "no hosts: zlh hosts add", json=("templates",), booleans=("open",),
+    ),
+    Noun(
+        "vmids", "VMIDs that are not free: reserved, waiting after their release, or burnt.",
+        """SELECT v.vmid, v.state, s.name AS server, v.server_id, v.since AS since_at, v.until, v.reason
+           FROM vmids v LEFT JOIN servers s ON s.id = v.server_id""",
+        "v.vmid", "v.vmid", ("vmid", "state", "of", "since", "until", "reason"), _vmid,
+        "no VMID is taken", "v.since", (), {"state": "v.state", "server": "s.name"}, numbered=True,
+        choices={"state": ("reserved", "quarantined", "burnt")},
     ),
     Noun(
         "tokens", "Credentials of the API.",

@@ -74,7 +74,7 @@ def token_list(json: output.Json = False, utc: output.Utc = False, wide: output.
 
 
 def suspend(name: CustomerName, yes: output.Yes = False, json: output.Json = False) -> None:
-    """Suspend a customer: nobody is sent to its servers any more, nothing new starts, and the next sweep stops what runs."""
+    """Suspend a customer: nothing new starts, and the next sweeps take its servers off proxy and DNS and stop them."""
     from flows.state import accounts
 
     found, _ = one(BY_NAME["customers"], name, final=True)

@@ -17,6 +17,9 @@ from flows.cli import output, session
 if TYPE_CHECKING:
     from flows.settings import Settings
 
+#: Seconds for operations under way when everything is stopped. A unit's time-out must be longer: see docs/install.md.
+DRAIN_S = 900.0
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(up)
@@ -60,7 +63,7 @@ def up(
             stack.require_alive()
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        stack.stop(drain_s=drain if drain is not None else 900.0 if fleet == "none" else 30.0)
+        stack.stop(drain_s=drain if drain is not None else DRAIN_S if fleet == "none" else 30.0)
 
 
 def demo(
@@ -165,7 +168,7 @@ async def _watch(settings: Settings, every: float) -> int:
 
 
 def drain(
-    limit: Annotated[float, typer.Option(help="seconds to wait for runs under way")] = 900.0,
+    limit: Annotated[float, typer.Option(help="seconds to wait for runs under way")] = DRAIN_S,
 ) -> None:
     """Hand out no more runs and wait for those under way: before the worker is stopped."""
     from flows.cli.drain import drain as draining

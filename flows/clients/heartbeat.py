@@ -6,7 +6,7 @@ import httpx
 
 from flows.errors import MisconfiguredSetting, Unreachable
 
-_SETTING = "ZLH_WATCHDOG__DEADMAN_URL"
+_SETTING = "ZLH_DEADMAN__URL"
 
 
 async def beat(url: str, timeout_s: float = 5.0) -> None:

@@ -21,6 +21,9 @@ _OF: Mapping[Transition, EventKind] = {
     Transition.RECALLED: EventKind.EPISODE_RECALLED,
     Transition.CLOSED: EventKind.EPISODE_OVER,
 }
+#: When one hears of it again. A check with a row of its own is told once per severity, so nobody waits for a reminder.
+_RECALLED = "recalled daily while it lasts"
+_TOLD_ONCE = "said once more if it grows worse, and when it is over"
 #: A withdrawal is announced with these reasons only where it keeps failing.
 _TRIED = frozenset({REPAIRING, Reason.RATE_LIMITED.value})
 
@@ -52,7 +55,7 @@ def _event(change: EpisodeChange, now: int) -> Event:
         what=f"over: {summary}" if over else summary,
         where=change.where,
         done="it is over" if over else _done(change),
-        next="" if over else "recalled daily while it lasts",
+        next="" if over else _TOLD_ONCE if check in OWN_ROUTE else _RECALLED,
         command="" if over or change.finding is None else change.finding.remedy,
         over_of=announced if over else None,
         failed=not over,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flows.decide import holds
 from flows.decide import plan as deciding
 from flows.decide.breakers import Breakers
 from flows.decide.checks.registry import CHECKS
@@ -170,6 +171,11 @@ def _database(snapshot: Snapshot, policy: Policy, server: Server) -> str:
     fleet, now = snapshot.fleet, snapshot.now
     billing = fleet.billing.get(server.customer_id)
     parts = [server.state.value, f"desired {server.desired}", f"edge {server.edge}", f"customer {billing.value if billing else 'unknown'}"]
+    parts += [
+        f"paused by {brake.actor} ({brake.scope})" + (f": {brake.reason}" if brake.reason else "")
+        for brake in holds.in_force(fleet, now)
+        if holds.applies(brake, fleet, server.id, server.node)
+    ]
     parts.append(_lease(fleet.leases.get(server.id), now))
     breakers = Breakers(fleet, policy, now)
     word = "open" if breakers.is_open(server.id) else "closed"

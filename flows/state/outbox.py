@@ -65,6 +65,14 @@ class DeadNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """``messages`` that a channel did not take, and why the last one was not taken."""
+
+    messages: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxStats:
     """``due_since`` is the oldest due row's time, None when nothing is due; ``delivered_at`` the last delivery's. ``critical_since``: the
     oldest alert that the critical channel does not have, be it due or dead without anybody having been told."""
@@ -306,6 +314,17 @@ async def stats(tx: Tx) -> OutboxStats:
     latest = select(row.sent_at).where(row.state == SENT).order_by(row.not_before.desc()).limit(200).subquery()
     delivered = (await tx.execute(select(func.max(latest.c.sent_at)))).scalar_one()
     return OutboxStats(int(found[0] or 0), int(found[1] or 0), int(found[2] or 0), found[3], delivered, found[4])
+
+
+async def troubles(tx: Tx) -> dict[Channel, Trouble]:
+    """Channels whose messages do not get through: those that wait after a failed try, or are dead and nobody was told so yet."""
+    row = t.outbox.c
+    stuck = or_(row.state == WAITING, and_(row.state == DEAD, row.folded_into.is_(None)))
+    query = select(row.channel, row.last_error).where(row.state.in_([WAITING, DEAD]), stuck, row.last_error != "").order_by(row.not_before.desc())
+    found: dict[Channel, list[str]] = {}
+    for each in await tx.execute(query.limit(10_000)):
+        found.setdefault(Channel(each.channel), []).append(each.last_error)
+    return {channel: Trouble(len(errors), errors[0]) for channel, errors in found.items()}
 
 
 async def prune(tx: Tx, before: int) -> int:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from sqlalchemy import delete, select, update
 
 from flows.errors import Conflict, Temporary
+from flows.state import audit
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.gaps import lowest_free
@@ -87,8 +88,9 @@ async def keep_away(tx: Tx, vmid: int, until: int) -> None:
         raise Conflict(f"VMID {vmid}", why="it is reserved for a server", kind="vmid_reserved")
 
 
-async def burn(tx: Tx, vmid: int, reason: str) -> None:
-    """Never handed out until a person looks, whatever it was before."""
+async def burn(tx: Tx, vmid: int, reason: str, *, actor: str = "automation", server_id: str | None = None) -> None:
+    """Never handed out until a person looks (``zlh vmids free``), whatever it was before. Audited."""
+    await audit.append(tx, actor, "vmid.burn", f"vmid:{vmid}", server_id=server_id, detail={"reason": reason[:255]})
     change = {"state": Reservation.BURNT.value, "since": tx.now, "until": None, "reason": reason[:255]}
     for _ in range(2):
         if (await tx.execute(update(t.vmids).where(t.vmids.c.vmid == vmid).values(**change))).rowcount == 1:

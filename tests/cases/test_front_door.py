@@ -179,6 +179,7 @@ def _compare(answer: Any, expected: dict[str, Any], earlier: list[Any]) -> None:
         assert (body["type"], body["status"]) == (f"urn:zlh:problem:{expected['type']}", expected["status"])
     if "fields" in expected:
         assert sorted(e["field"] for e in body["errors"]) == expected["fields"]
+        assert expected.get("detail", "") in body["errors"][0]["detail"]
         assert all(e["detail"] for e in body["errors"])
     for name, pattern in expected.get("headers", {}).items():
         assert re.search(pattern, answer.headers.get(name, "")), answer.headers

@@ -1,4 +1,5 @@
-"""Provisioning through a real Prefect server and worker, killed at six points in four ways. Real processes, the simulated fleet.
+"""Provisioning through a real Prefect server and worker, killed at six points in three ways, and while a run is pending. Real processes, the
+simulated fleet.
 
 One stack for all rows: each row's server is provisioned after the one before, so that a slot of the queue, a lease or a lock which an
 interruption left behind would stop the next row too.

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.parametrize("kind", ALL, ind
 
 @pytest.mark.parametrize("writing", [False, True])
 async def test_a_task_that_tries_again_can_be_cancelled_at_any_moment(url: str, writing: bool) -> None:
-    chance = random.Random(7)  # noqa: S311 - which moments, no secret
+    chance = random.Random(7)
     db = Database(url)
 
     async def again_and_again() -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from flows import bootstrap
 from flows.cli import doctor
+from flows.clients.notifier import DiscordNotifier
+from flows.domain.event import Channel, Event, EventKind, Route, Severity
+from flows.report.dispatch import Dispatcher
 from flows.settings import Settings
+from flows.state import outbox
 from tests.support import fleet
 
 pytestmark = pytest.mark.timeout(90)
@@ -38,6 +43,18 @@ async def test_what_is_there_and_what_is_not(world: fleet.World) -> None:
 async def test_nobody_at_the_api(world: fleet.World) -> None:
     api = (await found(changed(world.settings, "api", admin_token=SecretStr("zlh_x"), public_bind="127.0.0.1:9")))["api"]
     assert api.ok is None and "zlh-api" in api.remedy
+
+
+async def test_a_channel_that_takes_nothing_is_named_with_its_setting(world: fleet.World) -> None:
+    async with bootstrap.deps(world.settings) as deps:
+        async with deps.database.write() as tx:
+            await outbox.put(tx, Event(EventKind.HOST_DOWN, "doctor", what="pve1 is down"), Route(Channel.CRITICAL, True, Severity.CRITICAL))
+        dead = changed(world.settings, "notify", critical=SecretStr("1/gone"))
+        notifier = DiscordNotifier(dead.notify)
+        await Dispatcher(deps.database, notifier, dead, "doctor").drain()
+        await notifier.close()
+    channel = (await found(world.settings))["channel alerts-critical"]
+    assert channel.ok is False and "404" in channel.says and "ZLH_NOTIFY__CRITICAL" in channel.remedy
 
 
 async def test_a_lost_right_is_named(world: fleet.World, faults: Arm) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -209,6 +210,18 @@ def test_a_refusal_does_not_show_a_secret() -> None:
     with pytest.raises(MisconfiguredSetting) as caught:
         load({"ZLH_API__ADMIN_TOKEN": "geheim", "ZLH_API__REQUESTS_PER_MINUTE": "0"})
     assert "geheim" not in str(caught.value) and "ZLH_API__REQUESTS_PER_MINUTE" in str(caught.value)
+
+
+def test_every_variable_that_is_named_is_a_setting() -> None:
+    """In the program and in the pages: ``ZLH_A__B``, also within a sentence; of a name that is put together, its beginning."""
+    root = Path(__file__).parents[2]
+    known = {variable for variable, _, _ in fields()}
+    known |= {f"{name}_FILE" for name in known} | {"ZLH_ENV_FILE", "ZLH_LAB_DIRECTORY"}
+    pages = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("flows/**/*.py"), *root.glob("roles/**/*.yml"), *root.glob("playbooks/**/*")]
+    named = {(p, name) for p in pages if p.is_file() for name in re.findall(r"ZLH_[A-Z0-9]+(?:_+[A-Z0-9]+)*", p.read_text())}
+    assert len(named) > 200
+    wrong = [f"{p.relative_to(root)}: {name}" for p, name in sorted(named) if not any(k.startswith(name) for k in known)]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", ["docs/install.md"])

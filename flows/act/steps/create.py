@@ -130,7 +130,13 @@ class CreateContainer(Step):
         old, settings = ctx.server.vmid, ctx.deps.settings.vmid
         async with ctx.deps.database.write() as tx:
             await ctx.check(tx)
-            await vmids.burn(tx, old, f"taken by a container that is not ours, seen by operation {ctx.operation.id}")
+            await vmids.burn(
+                tx,
+                old,
+                f"taken by a container that is not ours, seen by operation {ctx.operation.id}",
+                actor=ctx.operation.actor,
+                server_id=ctx.server.id,
+            )
             new = await vmids.reserve(tx, ctx.server.id, settings.first, settings.last)
             await servers.set_vmid(tx, ctx.server.id, new)
         ctx.say(f"VMID {old} belongs to somebody else: burnt; reserved {new}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.domain.finding import Check, Finding, Policy
-from flows.domain.lease import BLOCKS_WHEN_EXPIRED, Lease, LeaseKind
+from flows.domain.lease import BLOCKS_WHEN_EXPIRED, Lease
 from flows.domain.server import Server
 from flows.domain.snapshot import Snapshot
 
@@ -31,10 +31,10 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
 
 
 def _remedy(lease: Lease, server: Server | None) -> str:
-    """A patch has no command of its own: its lease says who began it and why, and may resume it."""
-    if server is not None and lease.kind is LeaseKind.RESTORE:
-        return f"zlh restore {server.name}"
-    return f"zlh leases show {server.name if server else lease.subject}"
+    """What a person took, that person takes up again by the same command; anybody else frees it, after a look."""
+    if server is not None and (lease.holder or "").startswith("cli:"):
+        return f"zlh lease hold {server.name} --kind {lease.kind} --pid PID"
+    return f"zlh lease release {server.name if server else lease.subject}"
 
 
 def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:

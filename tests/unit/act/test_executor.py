@@ -220,6 +220,9 @@ async def test_a_vmid_that_was_taken_between_the_look_and_the_clone_is_burnt_and
     assert await house.run(operation) == "succeeded"
     assert (await house.present(operation.server_id)).vmid != server.vmid
     assert await _state_of_vmid(house, server.vmid) == "burnt" and house.world.containers[server.vmid].status == "running"
+    async with house.db.read() as tx:
+        said = (await tx.execute(select(t.audit.c.actor, t.audit.c.server_id).where(t.audit.c.action == "vmid.burn"))).all()
+    assert [tuple(line) for line in said] == [(operation.actor, server.id)]
 
 
 async def test_a_container_that_was_migrated_while_it_was_made_is_neither_abandoned_nor_called_foreign(house: House) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import pytest
 
+from flows.act.endings import as_json
 from flows.api.views import Players, time_of
+from flows.clients.proxmox.session import Session
+from flows.clients.proxmox.tasks import Tasks
 from flows.domain.agent import WorkloadState
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import Direction, OperationState, StepName
+from flows.errors import TaskFailed
 from flows.state import journal, leases, operations
 from tests.support.house import House, active, artifact, claimed, failed, finished, observed, ordered, server_of
 
@@ -152,9 +157,39 @@ async def test_what_was_undone_does_not_count_as_done(house: House) -> None:
     await failed(house, creation)
     view = (await house.alice.get(f"/api/operations/{creation}")).json()
     assert (view["state"], view["steps"][0]["state"], view["progress"]["done"]) == ("failed", "undone", 0)
-    assert view["error"] == {"what": "clone", "type": "TaskFailed"}  # the node's name is the operator's
+    assert view["error"] == {"what": "create_container", "type": "TaskFailed"}
     assert f"POST /api/operations/{creation}/retry" in view["next"]
     assert (await house.admin.get(f"/api/operations/{creation}")).json()["error"]["why"] == "pve1: no space left"
+
+
+class Node:
+    """Answers for a task that failed, as Proxmox does."""
+
+    async def get(self, what: str, path: str, **_: Any) -> Any:
+        return [{"n": 1, "t": "no space left on pve1"}] if path.endswith("/log") else {"status": "stopped", "exitstatus": "clone failed on pve1"}
+
+    get_once = get
+
+
+async def test_a_failed_task_of_proxmox_shows_its_step_and_nothing_of_the_node(house: House) -> None:
+    """Node, template and token are in the task's id, and that is in what failed."""
+    upid = "UPID:pve1:0000C0DE:0000BEEF:65A0B1C2:vzclone:9000:zlh@pve!autopilot:"
+    with pytest.raises(TaskFailed) as caught:
+        await Tasks(cast(Session, Node()), 0.01).wait(upid, 5.0)
+    _, creation = await ordered(house.alice)
+    await claimed(house, creation)
+    async with house.database.write() as tx:
+        for step, direction in ((StepName.CONFIGURE, Direction.DO), (StepName.CREATE_CONTAINER, Direction.UNDO)):
+            await operations.set_step(tx, creation, step, tx.now + 1000)
+            await journal.begin(tx, creation, step, direction, 1, tx.now + 1000)
+            if direction is Direction.DO:
+                await journal.failed(tx, creation, step, direction, {"error": str(caught.value)})
+        await operations.set_state(tx, creation, OperationState.COMPENSATING, error=as_json(caught.value))
+    answer = await house.alice.get(f"/api/operations/{creation}")
+    assert answer.json()["error"] == {"what": "configure", "type": "TaskFailed"}  # not the step that is being undone
+    assert not [word for word in ("pve1", "9000", "autopilot", "UPID") if word in answer.text]
+    whole = (await house.admin.get(f"/api/operations/{creation}")).json()["error"]
+    assert upid in whole["what"] and "no space left on pve1" in whole["why"]
 
 
 async def test_a_queued_retry_shows_no_old_error(house: House) -> None:

@@ -22,7 +22,7 @@ from flows.cli.main import run
 from flows.domain.lease import LeaseKind
 from flows.domain.server import ServerState
 from flows.settings import load
-from flows.state import audit, leases, migrate, operations, servers, tokens
+from flows.state import audit, leases, migrate, operations, servers, tokens, vmids
 from flows.state import tables as t
 from flows.state.database import Database, Tx
 from flows.state.ids import new_id
@@ -118,6 +118,7 @@ def fleet(write: Callable[[Callable[[Tx], Awaitable[Any]]], Any]) -> Fleet:
                     level=1, counted=True, epoch=1, intent_at=tx.now - (number + 1) * MINUTE, outcome="failed", outcome_at=tx.now - number * MINUTE,
                 )
             )  # fmt: skip
+        await vmids.burn(tx, 10_777, "taken by a container that is not ours")
         ids["backup"] = new_id()
         await tx.execute(
             insert(t.backups).values(

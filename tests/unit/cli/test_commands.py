@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import insert, select
 
 from flows.cli import look, role_page, settings_page
+from flows.cli.nouns import BY_NAME
 from flows.domain.finding import Check, EpisodeChange, Finding, Reason, Transition
 from flows.domain.lease import LeaseKind
 from flows.domain.operation import OperationKind, OperationState, Queue
-from flows.state import episodes, leases, nodes, operations, servers
+from flows.state import episodes, leases, nodes, operations, servers, vmids
 from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.ids import new_id
@@ -135,17 +136,53 @@ def test_pauses_are_announced(zlh: Callable[..., Said], home: Path, write: Calla
     assert write(look) == ["automation_paused", "automation_resumed"]
 
 
+def test_a_burnt_vmid_is_listed_and_freed_by_a_person(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    listed = [json.loads(line) for line in zlh("vmids", "--state", "burnt", "--json").out.splitlines()]
+    assert [(row["vmid"], row["reason"]) for row in listed] == [(10_777, "taken by a container that is not ours")]
+    asked = zlh("vmids", "free", "10777")
+    assert asked.status == 2 and "--yes" in asked.err
+    assert zlh("vmids", "free", "10777", "--yes").status == 0
+    assert zlh("vmids", "--state", "burnt", "--json").out == ""
+    (line,) = [json.loads(each) for each in zlh("audit", "--action", "vmid.free", "--json").out.splitlines()]
+    assert (line["subject"], line["detail"]) == ("vmid:10777", {"reason": "taken by a container that is not ours"})
+
+
+def test_no_other_vmid_can_be_freed(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def reserve(tx: Tx) -> int:
+        return await vmids.reserve(tx, fleet.ids["moss"], 10_800, 10_810)
+
+    taken = write(reserve)
+    said = zlh("vmids", "free", str(taken), "--yes")
+    assert said.status == 1 and "is not burnt, but reserved" in said.err and "zlh vmids --state burnt" in said.err
+    assert [json.loads(line)["vmid"] for line in zlh("vmids", "--server", "moss", "--json").out.splitlines()] == [taken]
+    assert zlh("vmids", "free", "4711", "--yes").status == 1
+    assert zlh("vmids", "free", "nonsense", "--yes").status == 1
+    assert set(BY_NAME["vmids"].choices["state"]) == set(vmids.Reservation)
+
+
 def test_maintenance_takes_extends_and_gives_back(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    first = json.loads(zlh("maintenance", "on", "moss", "--for", "1h", "--json").out)
-    second = json.loads(zlh("maintenance", "on", "moss", "--for", "2h", "--json").out)
+    first = json.loads(zlh("maintenance", "on", "moss", "--yes", "--for", "1h", "--json").out)
+    second = json.loads(zlh("maintenance", "on", "moss", "--yes", "--for", "2h", "--json").out)
     assert first["token"] == second["token"]
     assert first["expires_at"] < second["expires_at"]
-    assert zlh("maintenance", "off", "moss").status == 0
-    assert zlh("maintenance", "off", "moss").status == 1
+    assert zlh("maintenance", "off", "moss", "--yes").status == 0
+    assert zlh("maintenance", "off", "moss", "--yes").status == 1
+
+
+@pytest.mark.parametrize("way", ["on", "off"])
+def test_maintenance_is_not_taken_or_given_back_unasked(zlh: Callable[..., Said], fleet: Fleet, way: str) -> None:
+    if way == "off":
+        assert zlh("maintenance", "on", "moss", "--yes").status == 0
+    before = zlh("leases", "--json").out
+    said = zlh("maintenance", way, "moss")
+    assert said.status == 2 and "add --yes" in said.err and "moss" in said.err
+    assert [json.loads(line)["token"] for line in zlh("leases", "--json").out.splitlines()] == [
+        json.loads(line)["token"] for line in before.splitlines()
+    ]
 
 
 def test_maintenance_names_the_operation_in_its_way(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    said = zlh("maintenance", "on", "fern")
+    said = zlh("maintenance", "on", "fern", "--yes")
     assert said.status == 1
     assert "operation" in said.err
 
@@ -154,11 +191,11 @@ def test_maintenance_is_refused_while_an_operation_waits_for_its_turn(zlh: Calla
     async def queue(tx: Tx) -> str:
         return (await Make().operation(tx, await servers.get(tx, fleet.ids["moss"]), kind=OperationKind.RESTART, queue=Queue.OPERATIONS)).id
 
-    taken = json.loads(zlh("maintenance", "on", "moss", "--json").out)
+    taken = json.loads(zlh("maintenance", "on", "moss", "--yes", "--json").out)
     queued = write(queue)
-    assert json.loads(zlh("maintenance", "on", "moss", "--json").out)["token"] == taken["token"]  # one's own is prolonged all the same
-    zlh("maintenance", "off", "moss")
-    said = zlh("maintenance", "on", "moss")
+    assert json.loads(zlh("maintenance", "on", "moss", "--yes", "--json").out)["token"] == taken["token"]  # one's own is prolonged all the same
+    zlh("maintenance", "off", "moss", "--yes")
+    said = zlh("maintenance", "on", "moss", "--yes")
     assert (said.status, said.out) == (1, "")
     assert f"restart {queued} is queued · wait for it: zlh operations follow {queued}" in said.err
 
@@ -173,7 +210,7 @@ def test_maintenance_waits_on_request(zlh: Callable[..., Said], fleet: Fleet, wr
         await leases.release(tx, lease.subject, lease.token)
 
     threading.Timer(0.3, lambda: write(release)).start()
-    said = zlh("maintenance", "on", "fern", "--wait", "--json")
+    said = zlh("maintenance", "on", "fern", "--yes", "--wait", "--json")
     assert json.loads(said.out)["kind"] == LeaseKind.MAINTENANCE
     assert "waiting" in said.err
 

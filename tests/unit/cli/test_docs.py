@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows.cli import commands
+from flows.cli.services import DRAIN_S
 from flows.clients.proxmox.rights import LEAST_RIGHTS
 from flows.decide.checks.registry import CHECKS
 from flows.domain.finding import Check
@@ -114,3 +115,12 @@ def test_the_documented_rights_are_the_least_ones() -> None:
     granted = dict(re.findall(r'pveum role add (\w+) -privs "([^"]+)"', (ROOT / "docs" / "install.md").read_text()))
     roles = dict(re.findall(r"acl modify (\S+)\s+\$who --roles (\w+)", (ROOT / "docs" / "install.md").read_text()))
     assert {path: frozenset(granted[role].split(",")) for path, role in roles.items()} == dict(LEAST_RIGHTS)
+
+
+def test_the_unit_lets_operations_end_before_it_is_killed() -> None:
+    """systemd would TERM the worker with the rest, and a worker that is stopped kills its flows; and what it waits is longer than the drain."""
+    page = (ROOT / "docs" / "install.md").read_text()
+    unit = page[page.index("# /etc/systemd/system/zlh.service") :].partition("```")[0]
+    assert "KillMode=mixed\n" in unit
+    said = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert said and int(said[1]) >= DRAIN_S + 60

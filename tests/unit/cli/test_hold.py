@@ -128,3 +128,34 @@ def test_an_operation_in_the_way_is_named(zlh: Callable[..., Said], fleet: Fleet
     said = zlh("lease", "hold", "fern", "--pid", str(os.getpid()))
     assert said.status == 1
     assert fleet.ids["operation"] in said.err
+
+
+async def _abandon(tx: Tx, server_id: str, kind: LeaseKind, ttl_ms: int) -> Lease:
+    return await leases.take(tx, server_id, kind, "cli:somebody", ttl_ms, reason="half done")
+
+
+def test_what_somebody_left_is_released_by_another_person(
+    zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any], lease: Callable[[], Lease]
+) -> None:
+    left = write(lambda tx: _abandon(tx, fleet.ids["moss"], LeaseKind.PATCH, -1))
+    asked = zlh("lease", "release", "moss")
+    assert asked.status == 2 and "--yes" in asked.err and "cli:somebody" in asked.err and lease().holder is not None
+    said = zlh("lease", "release", "moss", "--yes")
+    assert said.status == 0, said.err
+    assert lease().holder is None and lease().token > left.token  # whoever comes back is fenced
+    (line,) = [json.loads(each) for each in zlh("audit", "--action", "lease.release", "--json").out.splitlines()]
+    assert line["server"] == "moss" and line["detail"] == {"held_by": "cli:somebody", "kind": "patch", "reason": "half done"}
+    assert zlh("lease", "release", "moss", "--yes").status == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "ttl_ms", "why"),
+    [(LeaseKind.PATCH, 60_000, "still held"), (LeaseKind.MAINTENANCE, -1, "maintenance"), (LeaseKind.OPERATION, -1, "operation")],
+)
+def test_no_other_lease_is_released(
+    zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any], lease: Callable[[], Lease], kind: LeaseKind, ttl_ms: int, why: str
+) -> None:
+    taken = write(lambda tx: _abandon(tx, fleet.ids["moss"], kind, ttl_ms))
+    said = zlh("lease", "release", "moss", "--yes")
+    assert said.status == 1 and why in said.err
+    assert lease() == taken

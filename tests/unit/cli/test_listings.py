@@ -57,6 +57,7 @@ ROWS = {
         subject="s", server="s?", kind="s?", holder="s?", operation_id="s?", reason="s", token="i", taken_at="t?", heartbeat_at="t?",
         expires_at="t?",
     ),
+    "vmids": row_of(vmid="i", state="s", server="s?", server_id="s?", since_at="t", until="t?", reason="s"),
     "hosts": row_of(name="s", open="b", memory_mb="i", disk_gb="i", cores="i", storage="s", bridge="s", templates="o"),
     "tokens": row_of(id="s", role="s", customer="s?", label="s", created_at="t", expires_at="t?", revoked_at="t?"),
     "audit": row_of(id="i", at="t", actor="s", action="s", subject="s", server="s?", operation_id="s?", detail="o"),
@@ -81,7 +82,7 @@ def test_each_row_and_each_show_has_its_documented_shape(zlh: Callable[..., Said
     assert found
     for row in found:
         jsonschema.validate(row, ROWS[noun])
-    shown = zlh(noun, "show", str(found[0].get("id") or found[0].get("subject") or found[0]["name"]), "--json")
+    shown = zlh(noun, "show", str(found[0].get("id") or found[0].get("subject") or found[0].get("vmid") or found[0]["name"]), "--json")
     assert shown.status == 0
     jsonschema.validate(json.loads(shown.out), ROWS[noun])
 
@@ -229,8 +230,8 @@ def test_a_lease_is_shown_by_its_servers_name(zlh: Callable[..., Said], fleet: F
 
 
 def test_a_lease_that_was_given_back_has_no_end(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    zlh("maintenance", "on", "moss")
-    zlh("maintenance", "off", "moss")
+    zlh("maintenance", "on", "moss", "--yes")
+    zlh("maintenance", "off", "moss", "--yes")
     shown = json.loads(zlh("leases", "show", "moss", "--json").out)
     jsonschema.validate(shown, ROWS["leases"])
     assert (shown["expires_at"], shown["holder"]) == (None, None)

@@ -23,8 +23,8 @@ def host(option: str, value: str) -> tuple[str, ...]:
     [
         ("pause", "--all", "--yes", "--until", "99999999999d"),
         ("pause", "--all", "--yes", "--until", "0s"),
-        ("maintenance", "on", "moss", "--for", "99999999999d"),
-        ("maintenance", "on", "moss", "--for", "0s"),
+        ("maintenance", "on", "moss", "--yes", "--for", "99999999999d"),
+        ("maintenance", "on", "moss", "--yes", "--for", "0s"),
         ("token", "create", "--admin", "--expires", "99999999999d"),
         ("token", "create", "--admin", "--expires", "0s"),
         ("servers", "--since", "9999999999999999999w"),

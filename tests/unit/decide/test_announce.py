@@ -74,6 +74,19 @@ def test_a_long_name_does_not_cut_off_the_time() -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "next_"),
+    [
+        ({"nodes": {"pve1": False}}, "said once more if it grows worse, and when it is over"),
+        ({"leases": {"fern": {"kind": "restore", "holder": "r", "expires_at": "-1h"}}}, "said once more if it grows worse, and when it is over"),
+        ({"servers": {"fern": {"id": ID, "name": "fern", "agent": "silent", "misses": 1}}}, "recalled daily while it lasts"),
+    ],
+)
+def test_it_is_said_when_one_hears_of_it_again(given: dict[str, Any], next_: str) -> None:
+    """Checks with a channel of their own are not recalled."""
+    assert [event.next for event in _events(**given)] == [next_]
+
+
 def test_a_withdrawal_that_keeps_failing_says_so() -> None:
     row = {"check": "dns_stale_record", "action": "withdraw_dns", "subject": "dns:ghost.play.example", "outcome": "failed", "copies": 3}
     (event,) = _events(

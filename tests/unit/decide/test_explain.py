@@ -30,6 +30,21 @@ def test_a_healthy_server() -> None:
     assert says["dns"] == "fern.play.example → 203.0.113.7"
 
 
+@pytest.mark.parametrize(
+    ("brake", "said"),
+    [
+        ({"scope": "server", "target": "fern", "actor": "cli:ann", "reason": "a mod"}, "paused by cli:ann (server): a mod"),
+        ({"scope": "host", "target": "pve1", "actor": "cli:ann", "reason": ""}, "paused by cli:ann (host)"),
+        ({"scope": "all", "target": "", "actor": "cli:ann", "reason": "", "until": "-1s"}, ""),
+        ({"scope": "host", "target": "pve2", "actor": "cli:ann", "reason": ""}, ""),
+    ],
+)
+def test_a_pause_is_said_without_any_finding(brake: dict[str, Any], said: str) -> None:
+    told = _explain(brakes=[brake])
+    (database,) = [line.says for line in told.lines if line.source == "database"]
+    assert said in database and ("paused" in database) is bool(said)
+
+
 def test_the_example_of_the_manual() -> None:
     told = _explain(
         servers={"fern": {"agent": "silent", "misses": 1}},

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 import structlog
+from pydantic import SecretStr
 
+from flows.cli import doctor
+from flows.clients.notifier import DiscordNotifier
 from flows.decide import message
 from flows.domain.event import Channel, Event, EventKind, Route, Severity
 from flows.domain.ports import Delivery
@@ -329,3 +333,25 @@ async def test_the_loops_outlive_the_database(db: Database, notifier: FakeNotifi
         async with asyncio.timeout(20):
             await running
     assert notifier.keys == ["k"]
+
+
+async def test_doctor_tells_of_a_webhook_that_leads_nowhere_until_it_is_mended(db: Database, settings: Settings, clock: Clock) -> None:
+    """Six webhooks may be configured and nobody be told anything."""
+    answers = {"gone": httpx.Response(404, json={"code": 10015}), "good": httpx.Response(204)}
+    transport = httpx.MockTransport(lambda request: answers[request.url.path.rpartition("/")[2]])
+    await put(db, "a", "b")
+    await put(db, "c", route=AUDIT)
+    assert await doctor.channels(db) == []  # not tried yet
+
+    async def deliver(token: str) -> None:
+        notify = settings.notify.model_copy(update={"critical": SecretStr(f"1/{token}"), "audit": SecretStr("2/good")})
+        notifier = DiscordNotifier(notify, transport=transport)
+        await Dispatcher(db, notifier, settings.model_copy(update={"notify": notify}), "d1", clock=lambda: clock.now / 1000).drain()
+
+    await deliver("gone")
+    (check,) = await doctor.channels(db)
+    assert check.ok is False and check.part == "channel alerts-critical"
+    assert "404" in check.says and "create a webhook" in check.says and "ZLH_NOTIFY__CRITICAL" in check.remedy
+    clock.advance(3_600_000)
+    await deliver("good")
+    assert await doctor.channels(db) == []
