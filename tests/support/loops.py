@@ -54,7 +54,11 @@ class LoopController:
             if line.startswith(b"{"):  # the rest is its log
                 self.events.append({"at": time.monotonic(), **json.loads(line)})
             self._heard.set()
-        self.exits.append(await process.wait())
+        ended = await process.wait()
+        for kind in ("faketime_shm_", "sem.faketime_sem_"):  # what libfaketime leaves of a killed process
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"/dev/shm/{kind}{process.pid}")  # noqa: S108 - where it puts them
+        self.exits.append(ended)
         self.events.append({"at": time.monotonic(), "exit": self.exits[-1]})
         self._heard.set()
 

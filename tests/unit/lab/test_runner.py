@@ -419,7 +419,7 @@ SENT: dict[str, dict[str, Any]] = {
     "deploy_agent.yml": {
         "zlh_agent_server_id": "0190", "zlh_agent_version": "0.1.0", "zlh_agent_url": FILE["url"], "zlh_agent_sha256": FILE["sha256"],
         "zlh_agent_bind": "127.20.9.1", "zlh_agent_port": 18888, "zlh_agent_kind": "game", "zlh_agent_token": "t",
-        "zlh_agent_previous_token": "p", "zlh_agent_tls_cert": "c", "zlh_agent_tls_key": "k",
+        "zlh_agent_previous_token": "p", "zlh_agent_tls_cert": "c", "zlh_agent_tls_key": "k", "zlh_agent_control_addresses": ["10.0.0.1"],
     },
     "preseed_fabric.yml": {
         "fabric_server_flavor": "fabric", "fabric_server_version": "1.21.4", "fabric_server_memory_mb": 2048, "fabric_server_port": 25565,
