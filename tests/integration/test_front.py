@@ -102,7 +102,8 @@ async def test_a_restart_of_the_proxy_cuts_players_off(bridge: BridgePart, game:
         seen = await asyncio.to_thread(player.result)
     finally:
         player.end()
-    assert not seen["ok"] and seen["stage"] in ("spawn", "stay") and "ended" in seen["error"]
+    # A client that was just writing has that as its error.
+    assert not seen["ok"] and seen["stage"] in ("spawn", "stay") and any(cut in seen["error"] for cut in ("ended", "EPIPE", "ECONNRESET")), seen
 
 
 async def test_server_list_ping_goes_through_by_name(bridge: BridgePart) -> None:
