@@ -1,5 +1,5 @@
 """Two controllers on one world, disturbed in every phase: receivers get no second effect, the loser writes nothing but ``fenced``, and the
-other one heals within one expiry. All of it in ``make soak``, for now: see ``pytestmark``.
+other one heals within one expiry. One cell of each row always runs, the whole matrix in ``make soak``.
 """
 
 from __future__ import annotations
