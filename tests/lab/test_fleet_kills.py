@@ -57,6 +57,19 @@ def test_killed_in_the_middle_of_everything(home: Path) -> None:
         assert launch.down(home) is False
 
 
+def test_a_nodes_server_that_outlived_its_lab(home: Path) -> None:
+    """``unshare`` was killed between its fork and the child's wish to die with it, and sshd wrote its title over the environment."""
+    with running(home) as fleet:
+        kill(fleet.state.pid)
+    until(lambda: processes_naming(f"{home}/node") == [])
+    namespaces = ["unshare", "--mount", "--propagation", "private", "--uts", "--pid", "--fork"]
+    program_file, spec = PROJECT / "flows" / "lab" / "node" / "inside.py", home / "node" / "pve1" / "spec.json"
+    with subprocess.Popen([*namespaces, sys.executable, "-IS", str(program_file), str(spec)], stderr=subprocess.DEVNULL) as parent:
+        until(lambda: any(line.startswith("sshd: ") for line in processes_naming(f"{home}/node")))
+        parent.kill()
+    assert launch.down(home) is True and processes_naming(f"{home}/node") == []
+
+
 def test_a_fresh_one_takes_the_place_of_a_killed_one(home: Path) -> None:
     said: list[str] = []
     with running(home) as fleet:

@@ -18,7 +18,7 @@ _DEADLINE_S = 30.0
 _POLL_S = 0.05
 _NET = Path("/sys/class/net")
 #: Programs that a lab starts and whose environment may be unreadable or overwritten by their title: found by a path in their arguments.
-_OURS = ("lxc-", "[lxc monitor]")
+_OURS = ("lxc-", "[lxc monitor]", "sshd: /usr/sbin/sshd ")
 #: Directories whose lab lives in this process, and the descriptors of their locks.
 held: dict[Path, int] = {}
 
@@ -86,7 +86,7 @@ def _belongs(process: processes.Process, directory: Path, name: str, exact: bool
     if f"\0{names.MARK}={directory}\0" in f"\0{processes.read(process.pid, 'environ')}\0":
         return True
     words = arguments.replace("\0", " ").split(" ")
-    return arguments.startswith(_OURS) and any(word.startswith(f"{names.home(directory)}/") for word in words)
+    return arguments.startswith(_OURS) and any(word.startswith(f"{directory}/") for word in words)
 
 
 def _end(directory: Path, name: str, *, exact: bool = False) -> list[str]:
