@@ -28,7 +28,7 @@ from flows.state import addresses, attempts, audit, control, epochs, intake, lea
 from flows.state.database import Database, Tx
 
 T = TypeVar("T")
-RANGES = Ranges(10_000, 10_999, "10.20.0.0/24", "10.20.0.10", "10.20.0.1", 3_600_000)
+RANGES = Ranges(10_000, 10_999, "10.20.0.0/20", "10.20.0.10", "10.20.0.1", 3_600_000)
 #: What a server of an order takes; nodes have room for so many by memory alone.
 MEMORY_MB, DISK_GB = 1_024, 5
 

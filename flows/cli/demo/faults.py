@@ -50,7 +50,6 @@ async def unready_registered(stage: Stage, customer: str, name: str) -> Row:
     """A server is stopped through the API; then somebody registers it by hand."""
     row = Row(f"registration of {name}, which is not ready")
     server = await stage.server(name)
-    assert server is not None
     answer = await stage.call(customer, "POST", f"/api/servers/{server.id}/stop")
     if answer.status_code != 202:
         raise AutomationError(f"stop of {name}", why=f"{answer.status_code}: {answer.text[:300]}")
@@ -73,7 +72,6 @@ async def agent_killed(stage: Stage, name: str) -> Row:
     """Level 2 is off at installation: it is seen, explained and escalated, not repaired."""
     row = Row(f"agent of {name} killed")
     server = await stage.server(name)
-    assert server is not None
     began = now_ms()
     await stage.lab_call("POST", f"/agents/{server.vmid}/kill")
     episode = await stage.until("agent_offline", lambda: stage.episode("agent_offline", server.id, began), 60)

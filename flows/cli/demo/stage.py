@@ -16,7 +16,7 @@ from sqlalchemy import select
 from flows.cli.stack import Stack
 from flows.domain.operation import Operation
 from flows.domain.server import Server
-from flows.errors import AutomationError, DeadlineExceeded
+from flows.errors import AutomationError, DeadlineExceeded, NotFound
 from flows.lab import launch
 from flows.state import customers, operations, servers, tokens
 from flows.state import tables as t
@@ -104,9 +104,13 @@ class Stage:
         assert found is not None
         return found
 
-    async def server(self, name: str) -> Server | None:
+    async def server(self, name: str) -> Server:
+        """Raises NotFound where its creation was undone."""
         async with self.database.read() as tx:
-            return await servers.by_name(tx, name)
+            found = await servers.by_name(tx, name)
+        if found is None:
+            raise NotFound(f"server {name}", why="its creation failed", remedy=f"see the rows above and {self.stack.dir / 'logs'}")
+        return found
 
     async def rows(self, statement: Any) -> list[Any]:
         async with self.database.read() as tx:
