@@ -25,7 +25,8 @@ CELLS = [("during", 4), ("during", 7), ("after", 10), ("during", 16)]
 
 def child(directory: Path, images: Path, moment: str, number: int) -> subprocess.Popen[str]:
     # As in flows.lab: a network that no other lab has; two workers have two directories.
-    network = f"10.216.{random.Random(str(directory)).randrange(256)}.0/24"
+    number_of_it = random.Random(str(directory)).randrange(16 * 256)
+    network = f"10.{216 + number_of_it // 256}.{number_of_it % 256}.0/24"
     argv = [sys.executable, "-m", "tests.support.machines", str(directory), network, str(images), moment, str(number)]
     return subprocess.Popen(argv, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
 
