@@ -86,7 +86,7 @@ def _belongs(process: processes.Process, directory: Path, name: str, exact: bool
     if f"\0{names.MARK}={directory}\0" in f"\0{processes.read(process.pid, 'environ')}\0":
         return True
     words = arguments.replace("\0", " ").split(" ")
-    return arguments.startswith(_OURS) and any(word.startswith(f"{directory}/") for word in words)
+    return arguments.startswith(_OURS) and any(word.startswith((f"{names.home(directory)}/", f"{directory}/node/")) for word in words)
 
 
 def _end(directory: Path, name: str, *, exact: bool = False) -> list[str]:
