@@ -182,7 +182,7 @@ class Simulation:
             self._names = dict(rows.fetchall())
         self.counts["commits"] += 1
         self.note("commit", process, *sorted(tables))
-        self.controllers.woken(tables)
+        self.controllers.woken(process, tables)
         self.ledger.refresh(process, tables)
         for invariant in self.invariants:
             invariant.committed(process, tables)

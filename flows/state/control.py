@@ -13,14 +13,14 @@ from flows.state.database import Tx
 from flows.state.unique import insert_unique
 
 GENERATION, REPAIR_LEVEL, INTAKE_CLOSED = "generation", "repair_level", "intake_closed"
+_GENERATION = select(t.control.c.value).where(t.control.c.name == GENERATION)
 #: The highest level of repairs that there is.
 HIGHEST_LEVEL = 3
 
 
 async def generation(tx: Tx, *, lock: bool = False) -> int:
     """Part of every engine key. ``lock``: it cannot be raised before the transaction ends. Raises NotFound in an unmigrated database."""
-    query = select(t.control.c.value).where(t.control.c.name == GENERATION)
-    value = (await tx.execute(query.with_for_update(read=True) if lock else query)).scalar_one_or_none()
+    value = (await tx.execute(_GENERATION.with_for_update(read=True) if lock else _GENERATION)).scalar_one_or_none()
     if value is None:
         raise NotFound("generation", why="the database has no control rows", remedy="zlh up applies the migrations")
     return int(value)

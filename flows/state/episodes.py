@@ -20,6 +20,7 @@ from flows.state.upsert import upsert
 
 #: Who writes the sweep's own audit lines.
 ACTOR = "system:controller"
+_OPEN = select(t.episodes).where(t.episodes.c.open_key.is_not(None))
 _CHUNK = 10_000  # parameters of one statement: the smallest limit is SQLite's 32,766
 _SEEN = ("summary", "remedy", "reason", "severity", "evidence", "last_seen_at", "server_id")
 
@@ -119,7 +120,7 @@ def _line(change: EpisodeChange) -> audit.Entry:
 
 async def open_(tx: Tx) -> dict[str, EpisodeRow]:
     """Every open episode by its key."""
-    rows = await tx.execute(select(t.episodes).where(t.episodes.c.open_key.is_not(None)))
+    rows = await tx.execute(_OPEN)
     return {row.key: row for row in map(to_episode, rows)}
 
 
