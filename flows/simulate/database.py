@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from flows.simulate.keyed import Stream
 from flows.simulate.loop import BARE, Process, VirtualLoop, here
+from flows.simulate.statements import Statements
 from flows.state import patience
 from flows.state.database import Database, Look, Tx
 
@@ -53,6 +54,7 @@ class Store:
         self._open: set[Connection] = set()
         self._tables: dict[str, str] = {}
         self._engine = create_engine(f"sqlite:///{path}", creator=self._connect, poolclass=NullPool)
+        self.statements = Statements(self._engine.dialect)
         self._free: list[Session] = []
         self._template = InLoop(self)
         self.reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -119,7 +121,10 @@ class Store:
             self._free.append(session)
 
     def _connect(self) -> Connection:
-        return Connection(self, sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512))
+        raw = sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512)
+        raw.execute("PRAGMA foreign_keys=ON")  # as flows.state.connections has it
+        raw.execute("PRAGMA synchronous=OFF")  # what a power cut would leave is not simulated
+        return Connection(self, raw)
 
 
 class InLoop(Database):
@@ -137,11 +142,14 @@ class InLoop(Database):
             try:
                 await session.dbapi.begin("BEGIN IMMEDIATE" if writing else "BEGIN")
             except sqlite3.OperationalError as error:
-                store.back(session)
+                session.end()
                 wrapped = OperationalError("BEGIN", None, error)
                 pause = next(pauses, None) if patience.locked(wrapped) else None
                 if pause is None:
                     raise wrapped from error
+            except BaseException:  # cancelled on the way: an open transaction would lock everybody out
+                session.end()
+                raise
             else:
                 stack.push_async_exit(session.over)
                 return (Tx if writing else Look)(session, store.now())  # type: ignore[arg-type]  # all that is used of a connection
@@ -163,7 +171,11 @@ class Session:
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         await BARE
-        return self._conn.execute(statement, parameters)
+        statements, dbapi = self.dbapi.store.statements, self.dbapi
+        prepared = statements.prepared(statement, parameters)
+        if prepared is None:
+            return self._conn.execute(statement, parameters)
+        return statements.execute(prepared, parameters, dbapi.run, dbapi.run_many)
 
     async def run_sync(self, work: Callable[..., T], *args: Any) -> T:
         return work(self._conn, *args)
@@ -176,7 +188,7 @@ class Session:
         elif kind is None:
             await self._commit()
         else:
-            self._end()
+            self.end()
 
     async def _commit(self) -> None:
         try:
@@ -184,12 +196,13 @@ class Session:
         except sqlite3.OperationalError as error:
             raise OperationalError("COMMIT", None, error) from error
         finally:
-            self._end()
+            self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Nothing of it stays open, and the connection may serve the next one."""
         self.dbapi.undo()
-        self._conn.rollback()  # SQLAlchemy's own notion of a transaction
+        if self._conn.in_transaction():  # SQLAlchemy's own notion of one
+            self._conn.rollback()
         self.dbapi.store.back(self)
 
 

@@ -14,6 +14,9 @@ from flows.state import tables as t
 from flows.state.database import Tx
 
 
+_APPEND = insert(t.audit)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditLine:
     """One line. ``at`` is the database's clock in milliseconds."""
@@ -69,7 +72,7 @@ async def append_all(tx: Tx, entries: Iterable[Entry]) -> None:
         for e in entries
     ]
     if rows:
-        await tx.execute(insert(t.audit), rows)
+        await tx.execute(_APPEND, rows)
 
 
 async def list_(

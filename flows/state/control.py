@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import case, select, update
+from sqlalchemy import bindparam, case, select, update
 
 from flows.errors import BadInput, NotFound
 from flows.state import audit
@@ -13,6 +13,7 @@ from flows.state.database import Tx
 from flows.state.unique import insert_unique
 
 GENERATION, REPAIR_LEVEL, INTAKE_CLOSED = "generation", "repair_level", "intake_closed"
+_VALUE = select(t.control.c.value).where(t.control.c.name == bindparam("of"))
 _GENERATION = select(t.control.c.value).where(t.control.c.name == GENERATION)
 #: The highest level of repairs that there is.
 HIGHEST_LEVEL = 3
@@ -76,7 +77,7 @@ def pass_of(token_id: str) -> int:
 
 
 async def _value(tx: Tx, name: str) -> int | None:
-    value: int | None = (await tx.execute(select(t.control.c.value).where(t.control.c.name == name))).scalar_one_or_none()
+    value: int | None = (await tx.execute(_VALUE, {"of": name})).scalar_one_or_none()
     return value
 
 

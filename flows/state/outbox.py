@@ -18,9 +18,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select, update
 
 from flows.domain.event import Channel, Event, EventKind, Route, Severity
 from flows.state import tables as t
@@ -34,6 +35,7 @@ BURST_MS = 10_000
 #: Lines that a folded burst names.
 SUBJECTS = 10
 _FOLD = "fold:"
+_AT = bindparam("at", type_=t.outbox.c.not_before.type)
 _RANK = (Severity.INFO.value, Severity.WARNING.value, Severity.CRITICAL.value)
 
 
@@ -116,12 +118,8 @@ def _row(tx: Tx, event: Event, route: Route) -> dict[str, Any]:
 async def claim(tx: Tx, owner: str, until: int, limit: int, *, without: Collection[Channel] = ()) -> list[Message]:
     """Up to ``limit`` due messages, oldest first, owned by ``owner`` until ``until`` (ms). Two dispatchers never get the same one."""
     row = t.outbox.c
-    due = select(row.id, row.claimed_by).where(row.state == WAITING, row.not_before <= tx.now, _free(tx.now))
-    if without:
-        due = due.where(row.channel.not_in([c.value for c in without]))
-    # Rows that another dispatcher is just claiming are passed over: SQLite has one writer at a time anyway.
-    oldest = due.order_by(row.created_at, row.id).limit(limit).with_for_update(skip_locked=True)
-    before = {r.id: r.claimed_by for r in (await tx.execute(oldest)).all()}
+    oldest = _oldest(limit, tuple(sorted(c.value for c in without)))
+    before = {r.id: r.claimed_by for r in (await tx.execute(oldest, {"at": tx.now})).all()}
     if not before:
         return []
     ids = list(before)
@@ -132,6 +130,16 @@ async def claim(tx: Tx, owner: str, until: int, limit: int, *, without: Collecti
     )
     mine = select(t.outbox).where(row.id.in_(ids), row.claimed_by == owner, row.claimed_until == until, row.state == WAITING)
     return [_message(r, doubted=before[r.id] is not None) for r in (await tx.execute(mine.order_by(row.created_at, row.id))).all()]
+
+
+@cache
+def _oldest(limit: int, without: tuple[str, ...]) -> Select[Any]:
+    """Due ones that nobody has. Rows that another dispatcher is just claiming are passed over: SQLite has one writer at a time anyway."""
+    row = t.outbox.c
+    due = select(row.id, row.claimed_by).where(row.state == WAITING, row.not_before <= _AT, _free(_AT))
+    if without:
+        due = due.where(row.channel.not_in(without))
+    return due.order_by(row.created_at, row.id).limit(limit).with_for_update(skip_locked=True)
 
 
 async def release(tx: Tx, messages: Sequence[Message], owner: str, retry_at: int) -> None:
@@ -211,19 +219,30 @@ async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1
     ``named`` subjects, and batches audit lines into messages of at most ``room`` characters. ``line`` renders one event. Returns how many
     rows were folded away."""
     row = t.outbox.c
-    whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
-    fresh = and_(row.state == WAITING, row.not_before <= tx.now, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
-    groups = select(row.channel, row.kind).where(fresh).group_by(row.channel, row.kind)
-    audit = row.channel == Channel.AUDIT.value
-    many = (await tx.execute(groups.having(or_(func.count() > over, and_(audit, func.count() > 1))))).all()
+    many = (await tx.execute(_crowds(over), {"at": tx.now})).all()
     folded = 0
     for channel, kind in many:
-        query = select(t.outbox).where(fresh, row.channel == channel, row.kind == kind).order_by(row.created_at, row.id).with_for_update()
-        messages = (await tx.execute(query)).all()
+        query = select(t.outbox).where(_fresh(), row.channel == channel, row.kind == kind).order_by(row.created_at, row.id).with_for_update()
+        messages = (await tx.execute(query, {"at": tx.now})).all()
         parts = _batches(messages, line, room) if channel == Channel.AUDIT.value else _bursts(messages, over, burst_ms)
         for part in parts:
             folded += await _fold(tx, part, line, whole=channel == Channel.AUDIT.value, subjects=named)
     return folded
+
+
+def _fresh() -> ColumnElement[bool]:
+    row = t.outbox.c
+    whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
+    return and_(row.state == WAITING, row.not_before <= _AT, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
+
+
+@cache
+def _crowds(over: int) -> Select[Any]:
+    """Channels and kinds of which so many wait that some may be one message."""
+    row = t.outbox.c
+    audit = row.channel == Channel.AUDIT.value
+    groups = select(row.channel, row.kind).where(_fresh()).group_by(row.channel, row.kind)
+    return groups.having(or_(func.count() > over, and_(audit, func.count() > 1)))
 
 
 def _bursts(rows: Sequence[Any], over: int, burst_ms: int) -> list[Sequence[Any]]:
@@ -334,7 +353,7 @@ async def prune(tx: Tx, before: int) -> int:
     return int((await tx.execute(delete(t.outbox).where(over, row.created_at < before))).rowcount)
 
 
-def _free(now: int) -> Any:
+def _free(now: Any) -> Any:
     return or_(t.outbox.c.claimed_until.is_(None), t.outbox.c.claimed_until < now)
 
 
