@@ -13,7 +13,6 @@ from sqlalchemy import insert, select
 from flows.state import tables as t
 from flows.state.database import Tx
 
-
 _APPEND = insert(t.audit)
 
 
