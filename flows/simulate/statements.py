@@ -1,7 +1,7 @@
 """Statements that were built once, executed without SQLAlchemy's own way from a statement to a cursor: what the simulator spends most on.
 
 SQLAlchemy compiles, types and reads as ever; only what is the same at every execution is done once. A statement's first execution, and
-whatever this does not know (defaults that are functions, lists that come as parameters), go SQLAlchemy's way.
+whatever this does not know (defaults that are functions, for one), go SQLAlchemy's way.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-_NONE: dict[str, Any] = {}
 #: The parameter has no value of its own: the caller must give one.
 _REQUIRED = object()
+_NONE: dict[str, Any] = {}
 
 
 class Answer(IteratorResult[Any]):
@@ -31,37 +30,29 @@ class Answer(IteratorResult[Any]):
 
 
 class Prepared:
-    """A statement as SQLite takes it. ``usable``: whether this knows everything about it."""
+    """A statement as SQLite takes it, for parameters of these names; ``sizes``: how long those are that are lists for an ``IN``."""
 
-    def __init__(self, statement: Any, dialect: Dialect, keys: tuple[str, ...], *, many: bool) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=list(keys) or None, for_executemany=many)
-        columns = compiled._result_columns
-        names = [column.keyname for column in columns]
-        prefetch = compiled.prefetch
-        self.usable = bool(
-            all(c.default is not None and c.default.is_scalar for c in prefetch)
-            and len(set(names)) == len(names)
-            and not (many and columns)
-            and not compiled.effective_returning
-        )
-        if not self.usable:
-            return
-        expanded = compiled.construct_expanded_state(dict.fromkeys(keys))  # lists of a statement's own become so many parameters
-        self.sql = expanded.statement
-        values = {**expanded.parameters, **{c.key: c.default.arg for c in prefetch}}
+    def __init__(self, compiled: Any, dialect: Dialect, names: Sequence[str], sizes: Mapping[str, int]) -> None:
+        given = {name: [None] * sizes[name] if name in sizes else None for name in names}
+        expanded = compiled.construct_expanded_state(given)  # a list becomes so many parameters
+        self._lists = [(name, expanded.parameter_expansion[name]) for name in sizes]
+        asked = {name for name in names if name not in sizes} | {part for _, parts in self._lists for part in parts}
+        values = {**expanded.parameters, **{column.key: column.default.arg for column in compiled.prefetch}}
         processors = {**compiled._bind_processors, **expanded.processors}
+        self.sql: str = expanded.statement
         self._takes = []
         for name in expanded.positiontup or ():
-            value = _REQUIRED if name in keys else values[name]
             process = processors.get(name)
-            if value is not _REQUIRED and process is not None:
-                value = process(value)
+            value = _REQUIRED if name in asked else values[name] if process is None else process(values[name])
             self._takes.append((name, value, process))
+        columns = compiled._result_columns
         reads = [column.type._cached_result_processor(dialect, None) for column in columns]
-        self._metadata = SimpleResultMetaData(names, extra=[tuple(column.objects) for column in columns], _processors=reads)
+        self._metadata = SimpleResultMetaData([c.keyname for c in columns], extra=[tuple(c.objects) for c in columns], _processors=reads)
 
     def values(self, given: Mapping[str, Any]) -> list[Any]:
         """Raises KeyError for a parameter that nobody gave."""
+        for name, parts in self._lists:
+            given = {**given, **dict(zip(parts, given[name], strict=True))}
         return [
             value if value is not _REQUIRED else (given[name] if process is None else process(given[name])) for name, value, process in self._takes
         ]
@@ -70,34 +61,58 @@ class Prepared:
         return Answer(self._metadata, cursor.fetchall() if cursor.description is not None else (), cursor.rowcount)
 
 
+class Statement:
+    """All that is prepared of one statement, by its parameters' names and their lists' lengths. Each name's first execution compiles it."""
+
+    def __init__(self, statement: Any, dialect: Dialect) -> None:
+        self._dialect = dialect
+        asked = statement.compile(dialect=dialect).post_compile_params
+        self._lists: tuple[str, ...] = tuple(sorted(bind.key for bind in asked if bind.value is None))
+        self._known: dict[Any, Prepared | None] = {}
+
+    def prepared(self, statement: Any, first: Mapping[str, Any], *, many: bool) -> Prepared | None:
+        """None: it is SQLAlchemy's to execute. The statement is not kept: else it would live for ever."""
+        key = (many, *first, *(len(first[name]) for name in self._lists))
+        try:
+            return self._known[key]
+        except KeyError:
+            found = self._known[key] = self._prepare(statement, first, many=many)
+            return found
+
+    def _prepare(self, statement: Any, first: Mapping[str, Any], *, many: bool) -> Prepared | None:
+        try:
+            compiled = statement.compile(dialect=self._dialect, column_keys=list(first) or None, for_executemany=many)
+            names = [column.keyname for column in compiled._result_columns]
+            if (
+                any(column.default is None or not column.default.is_scalar for column in compiled.prefetch)
+                or len(set(names)) < len(names)
+                or (many and (names or self._lists))
+                or compiled.effective_returning
+            ):
+                return None
+            return Prepared(compiled, self._dialect, list(first), {name: len(first[name]) for name in self._lists})
+        except SQLAlchemyError:  # its own way of executing it says what is wrong
+            return None
+
+
 class Statements:
     """What is prepared of each statement that came more than once, for as long as the statement lives."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._seen: WeakKeyDictionary[Any, dict[Any, Prepared | None]] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Any, Statement | None] = WeakKeyDictionary()
 
-    def prepared(self, statement: Any, parameters: Parameters) -> Prepared | None:
+    def prepared(self, statement: Any, parameters: Any) -> Prepared | None:
         """None: it is SQLAlchemy's to execute."""
-        known = self._seen.get(statement)
-        if known is None:
-            self._seen[statement] = {}
-            return None
-        many = isinstance(parameters, list)
-        first: Mapping[str, Any] = (parameters[0] if many else parameters) or _NONE  # type: ignore[index,assignment]  # by its kind
-        key = (many, *first)
         try:
-            return known[key]
+            known = self._seen[statement]
         except KeyError:
-            known[key] = found = self._prepare(statement, tuple(first), many=many)
-            return found
-
-    def _prepare(self, statement: Any, keys: tuple[str, ...], *, many: bool) -> Prepared | None:
-        try:
-            found = Prepared(statement, self._dialect, keys, many=many)
-        except (SQLAlchemyError, TypeError):  # a list that comes as a parameter, for one
+            self._seen[statement] = None
             return None
-        return found if found.usable else None
+        if known is None:
+            known = self._seen[statement] = Statement(statement, self._dialect)
+        many = isinstance(parameters, list)
+        return known.prepared(statement, (parameters[0] if many else parameters) or _NONE, many=many)
 
     def execute(
         self, prepared: Prepared, parameters: Any, run: Callable[[str, Any], sqlite3.Cursor], run_many: Callable[[str, Any], sqlite3.Cursor]

@@ -21,6 +21,7 @@ from flows.state.upsert import upsert
 #: Who writes the sweep's own audit lines.
 ACTOR = "system:controller"
 _OPEN = select(t.episodes).where(t.episodes.c.open_key.is_not(None))
+_AMONG = update(t.episodes).where(t.episodes.c.open_key.in_(bindparam("keys", expanding=True)))
 _CHUNK = 10_000  # parameters of one statement: the smallest limit is SQLite's 32,766
 _SEEN = ("summary", "remedy", "reason", "severity", "evidence", "last_seen_at", "server_id")
 
@@ -53,7 +54,7 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
 async def _mark(tx: Tx, keys: Collection[str], **values: int) -> None:
     ordered = sorted(keys)
     for begin in range(0, len(ordered), _CHUNK):
-        await tx.execute(update(t.episodes).where(t.episodes.c.open_key.in_(ordered[begin : begin + _CHUNK])).values(**values))
+        await tx.execute(_AMONG, {"keys": ordered[begin : begin + _CHUNK], **values})
 
 
 def _opened(tx: Tx, change: EpisodeChange) -> dict[str, Any]:

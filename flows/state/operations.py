@@ -39,6 +39,7 @@ LIVE = tuple(sorted(s.value for s in LIVE_STATES))
 _BY_ID = select(t.operations).where(t.operations.c.id == bindparam("of"))
 _NEWEST = select(t.operations).order_by(t.operations.c.created_at.desc(), t.operations.c.id.desc())
 _PROGRESSED = update(t.operations).where(t.operations.c.id == bindparam("of"))
+_LIVES = _PROGRESSED.where(t.operations.c.live_server.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +214,8 @@ async def set_state(
 
 async def set_step(tx: Tx, operation_id: str, step: StepName | None, deadline_at: int | None) -> None:
     """The step under way and its hard deadline (ms). Counts as progress. Raises NotFound, Conflict once the operation has ended."""
-    o = t.operations.c
-    done = await tx.execute(
-        update(t.operations)
-        .where(o.id == operation_id, o.live_server.is_not(None))
-        .values(step=None if step is None else step.value, step_deadline_at=deadline_at, progress_at=tx.now)
-    )
+    values = {"step": None if step is None else step.value, "step_deadline_at": deadline_at, "progress_at": tx.now}
+    done = await tx.execute(_LIVES, {"of": operation_id, **values})
     if done.rowcount != 1:
         raise _ended(await _existing(tx, operation_id))
 

@@ -35,7 +35,8 @@ BURST_MS = 10_000
 #: Lines that a folded burst names.
 SUBJECTS = 10
 _FOLD = "fold:"
-_AT = bindparam("at", type_=t.outbox.c.not_before.type)
+_M = t.outbox.c
+_AT = bindparam("at", type_=_M.not_before.type)
 _RANK = (Severity.INFO.value, Severity.WARNING.value, Severity.CRITICAL.value)
 
 
@@ -117,19 +118,14 @@ def _row(tx: Tx, event: Event, route: Route) -> dict[str, Any]:
 
 async def claim(tx: Tx, owner: str, until: int, limit: int, *, without: Collection[Channel] = ()) -> list[Message]:
     """Up to ``limit`` due messages, oldest first, owned by ``owner`` until ``until`` (ms). Two dispatchers never get the same one."""
-    row = t.outbox.c
     oldest = _oldest(limit, tuple(sorted(c.value for c in without)))
     before = {r.id: r.claimed_by for r in (await tx.execute(oldest, {"at": tx.now})).all()}
     if not before:
         return []
     ids = list(before)
-    await tx.execute(
-        update(t.outbox)
-        .where(row.id.in_(ids), row.state == WAITING, _free(tx.now))
-        .values(claimed_by=owner, claimed_until=until, tries=row.tries + 1)
-    )
-    mine = select(t.outbox).where(row.id.in_(ids), row.claimed_by == owner, row.claimed_until == until, row.state == WAITING)
-    return [_message(r, doubted=before[r.id] is not None) for r in (await tx.execute(mine.order_by(row.created_at, row.id))).all()]
+    await tx.execute(_CLAIM, {"ids": ids, "at": tx.now, "claimed_by": owner, "claimed_until": until})
+    mine = await tx.execute(_MINE, {"ids": ids, "owner": owner, "until": until})
+    return [_message(r, doubted=before[r.id] is not None) for r in mine.all()]
 
 
 @cache
@@ -206,9 +202,7 @@ async def failed(
 async def dead_notice(tx: Tx) -> DeadNotice | None:
     """The dead messages of every channel that no delivered message told of yet, the oldest 1,000. A channel that works again may be long
     in coming, so any other may say it."""
-    row = t.outbox.c
-    query = select(row.id, row.channel, row.created_at).where(row.state == DEAD, row.folded_into.is_(None)).order_by(row.created_at).limit(1_000)
-    rows = (await tx.execute(query)).all()
+    rows = (await tx.execute(_UNTOLD)).all()
     if not rows:
         return None
     return DeadNotice(tuple(r.id for r in rows), rows[0].created_at, Counter(Channel(r.channel) for r in rows))
@@ -354,7 +348,18 @@ async def prune(tx: Tx, before: int) -> int:
 
 
 def _free(now: Any) -> Any:
-    return or_(t.outbox.c.claimed_until.is_(None), t.outbox.c.claimed_until < now)
+    return or_(_M.claimed_until.is_(None), _M.claimed_until < now)
+
+
+# Built once: a dispatcher executes them for every message.
+_AMONG = _M.id.in_(bindparam("ids", expanding=True))
+_CLAIM = update(t.outbox).where(_AMONG, _M.state == WAITING, _free(_AT)).values(tries=_M.tries + 1)
+_MINE = (
+    select(t.outbox)
+    .where(_AMONG, _M.claimed_by == bindparam("owner"), _M.claimed_until == bindparam("until"), _M.state == WAITING)
+    .order_by(_M.created_at, _M.id)
+)
+_UNTOLD = select(_M.id, _M.channel, _M.created_at).where(_M.state == DEAD, _M.folded_into.is_(None)).order_by(_M.created_at).limit(1_000)
 
 
 def _message(r: Any, *, doubted: bool) -> Message:

@@ -39,6 +39,9 @@ _ABANDONED = select(t.repairs).where(
 )
 _RECENT = select(t.repairs).where(or_(_R.intent_at > bindparam("since"), _R.outcome.is_(None))).order_by(_R.intent_at, _R.id)
 
+_OUTCOME = update(t.repairs).where(_R.id == bindparam("of"), _R.outcome.is_(None))
+_WHOSE = select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == bindparam("of"))
+
 
 async def intent(
     tx: Tx, repair: Repair, epoch: int, *, lease: Lease | None = None, operation_id: str | None = None, counted: bool | None = None
@@ -84,12 +87,10 @@ async def intent(
 
 async def outcome(tx: Tx, repair_id: str, result: Outcome, detail: str = "") -> bool:
     """Writes how it ended, with its audit line. False: it has an outcome already, which stays as it is."""
-    done = await tx.execute(
-        update(t.repairs).where(_R.id == repair_id, _R.outcome.is_(None)).values(outcome=result.value, outcome_at=tx.now, detail=detail)
-    )
+    done = await tx.execute(_OUTCOME, {"of": repair_id, "outcome": result.value, "outcome_at": tx.now, "detail": detail})
     if done.rowcount != 1:
         return False
-    row = (await tx.execute(select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == repair_id))).one()
+    row = (await tx.execute(_WHOSE, {"of": repair_id})).one()
     await audit.append(
         tx,
         ACTOR,
