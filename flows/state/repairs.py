@@ -37,7 +37,8 @@ _ABANDONED = select(t.repairs).where(
     ~exists().where(_O.id == _R.operation_id, _O.state.in_(_LIVE)),
     _R.epoch != bindparam("at_work"),
 )
-_RECENT = select(t.repairs).where(or_(_R.intent_at > bindparam("since"), _R.outcome.is_(None))).order_by(_R.intent_at, _R.id)
+# Unsorted: for the order's sake SQLite would look at every repair that there ever was, and not at these alone.
+_RECENT = select(t.repairs).where(or_(_R.intent_at > bindparam("since"), _R.outcome.is_(None)))
 
 _OUTCOME = update(t.repairs).where(_R.id == bindparam("of"), _R.outcome.is_(None))
 _WHOSE = select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == bindparam("of"))
@@ -142,7 +143,8 @@ async def close_abandoned(tx: Tx) -> list[RepairRow]:
 
 async def recent(tx: Tx, since: int) -> list[RepairRow]:
     """Those begun after ``since`` (ms), and all that have no outcome yet; oldest first."""
-    return [to_repair(row) for row in await tx.execute(_RECENT, {"since": since})]
+    found = [to_repair(row) for row in await tx.execute(_RECENT, {"since": since})]
+    return sorted(found, key=lambda row: (row.intent_at, row.id))
 
 
 async def unfinished(tx: Tx) -> list[RepairRow]:
