@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Dialect
+from sqlalchemy import JSON, Dialect
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 #: The parameter has no value of its own: the caller must give one.
 _REQUIRED = object()
@@ -46,7 +47,7 @@ class Prepared:
             value = _REQUIRED if name in asked else values[name] if process is None else process(values[name])
             self._takes.append((name, value, process))
         columns = compiled._result_columns
-        reads = [column.type._cached_result_processor(dialect, None) for column in columns]
+        reads = [_reader(column.type, dialect) for column in columns]
         self._metadata = SimpleResultMetaData([c.keyname for c in columns], extra=[tuple(c.objects) for c in columns], _processors=reads)
 
     def values(self, given: Mapping[str, Any]) -> list[Any]:
@@ -59,6 +60,19 @@ class Prepared:
 
     def answer(self, cursor: sqlite3.Cursor) -> Answer:
         return Answer(self._metadata, cursor.fetchall() if cursor.description is not None else (), cursor.rowcount)
+
+
+def _reader(kind: TypeEngine[Any], dialect: Dialect) -> Any:
+    """What makes a value of what SQLite has. Most JSON of ours is empty, and parsed without a parser."""
+    process = kind._cached_result_processor(dialect, None)
+    if process is None or not isinstance(kind, JSON):
+        return process
+    parse = process
+
+    def read(value: Any) -> Any:
+        return [] if value == "[]" else {} if value == "{}" else parse(value)
+
+    return read
 
 
 class Statement:

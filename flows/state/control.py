@@ -15,13 +15,14 @@ from flows.state.unique import insert_unique
 GENERATION, REPAIR_LEVEL, INTAKE_CLOSED = "generation", "repair_level", "intake_closed"
 _VALUE = select(t.control.c.value).where(t.control.c.name == bindparam("of"))
 _GENERATION = select(t.control.c.value).where(t.control.c.name == GENERATION)
+_GENERATION_LOCKED = _GENERATION.with_for_update(read=True)
 #: The highest level of repairs that there is.
 HIGHEST_LEVEL = 3
 
 
 async def generation(tx: Tx, *, lock: bool = False) -> int:
     """Part of every engine key. ``lock``: it cannot be raised before the transaction ends. Raises NotFound in an unmigrated database."""
-    value = (await tx.execute(_GENERATION.with_for_update(read=True) if lock else _GENERATION)).scalar_one_or_none()
+    value = (await tx.execute(_GENERATION_LOCKED if lock else _GENERATION)).scalar_one_or_none()
     if value is None:
         raise NotFound("generation", why="the database has no control rows", remedy="zlh up applies the migrations")
     return int(value)

@@ -22,6 +22,7 @@ from flows.state.upsert import upsert
 ACTOR = "system:controller"
 #: By the index: for ``IS NOT NULL`` SQLite would look at every episode that there ever was.
 _OPEN = select(t.episodes).where(t.episodes.c.open_key > "")
+_CLOSE = update(t.episodes).where(t.episodes.c.open_key == bindparam("k")).values(open_key=None)
 _AMONG = update(t.episodes).where(t.episodes.c.open_key.in_(bindparam("keys", expanding=True)))
 _CHUNK = 10_000  # parameters of one statement: the smallest limit is SQLite's 32,766
 _SEEN = ("summary", "remedy", "reason", "severity", "evidence", "last_seen_at", "server_id")
@@ -40,12 +41,7 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
     if seen:
         await _mark(tx, seen, last_seen_at=tx.now)
     if closed:
-        await tx.execute(
-            update(t.episodes)
-            .where(t.episodes.c.open_key == bindparam("k"))
-            .values(open_key=None, closed_at=tx.now),
-            [{"k": c.key} for c in closed],
-        )  # fmt: skip
+        await tx.execute(_CLOSE, [{"k": c.key, "closed_at": tx.now} for c in closed])
     rows = [_opened(tx, c) for c in opened]
     await upsert(tx, t.episodes, rows, key="open_key", update=_SEEN)
     await _move(tx, moved)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, case, delete, func, or_, select, update
 
 from flows.domain.event import Channel, Event, EventKind, Route, Severity
 from flows.state import tables as t
@@ -151,14 +151,16 @@ async def release(tx: Tx, messages: Sequence[Message], owner: str, retry_at: int
 async def sent(tx: Tx, id_: str, *, posted: bool = True, mailed: bool = False, reported: Sequence[str] = ()) -> None:
     """The message is where it belongs. True whoever owns the claim by now: what arrived has arrived.
     ``reported``: dead messages that it told of."""
-    row = t.outbox.c
-    values: dict[str, Any] = {"state": SENT, "claimed_until": None, "last_error": ""}
-    if posted:
-        values["sent_at"] = func.coalesce(row.sent_at, tx.now)
-    if mailed:
-        values["mailed_at"] = func.coalesce(row.mailed_at, tx.now)
-    await tx.execute(update(t.outbox).where(row.id == id_).values(**values))
+    await tx.execute(_sent(posted, mailed), {"of": id_, "now": tx.now, "state": SENT, "claimed_until": None, "last_error": ""})
     await told(tx, id_, reported)
+
+
+@cache
+def _sent(posted: bool, mailed: bool) -> Update:
+    """Notes which half got through, once."""
+    now = bindparam("now", type_=_M.sent_at.type)
+    done = ([_M.sent_at] if posted else []) + ([_M.mailed_at] if mailed else [])
+    return update(t.outbox).where(_M.id == bindparam("of")).values({column: func.coalesce(column, now) for column in done})
 
 
 async def told(tx: Tx, id_: str, reported: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ _ABANDONED = select(t.repairs).where(
 # Unsorted: for the order's sake SQLite would look at every repair that there ever was, and not at these alone.
 _RECENT = select(t.repairs).where(or_(_R.intent_at > bindparam("since"), _R.outcome.is_(None)))
 
+_INTENT = insert(t.repairs).values(episode_id=select(t.episodes.c.id).where(t.episodes.c.open_key == bindparam("of")).scalar_subquery())
 _OUTCOME = update(t.repairs).where(_R.id == bindparam("of"), _R.outcome.is_(None))
 _WHOSE = select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == bindparam("of"))
 
@@ -56,23 +57,24 @@ async def intent(
     if counted is None:
         counted = repair.action not in WITHDRAWALS and repair.action not in OPERATION_ACTIONS
     await tx.execute(
-        insert(t.repairs).values(
-            id=repair_id,
-            episode_id=select(t.episodes.c.id).where(t.episodes.c.open_key == finding.key).scalar_subquery(),
-            check=finding.check.value,
-            action=repair.action.value,
-            subject=finding.subject,
-            server_id=finding.server_id,
-            host=finding.host,
-            level=finding.level,
-            counted=counted,
-            epoch=epoch,
-            lease_subject=None if lease is None else lease.subject,
-            lease_token=None if lease is None else lease.token,
-            operation_id=operation_id,
-            intent_at=tx.now,
-            detail="",
-        )
+        _INTENT,
+        {
+            "of": finding.key,
+            "id": repair_id,
+            "check": finding.check.value,
+            "action": repair.action.value,
+            "subject": finding.subject,
+            "server_id": finding.server_id,
+            "host": finding.host,
+            "level": finding.level,
+            "counted": counted,
+            "epoch": epoch,
+            "lease_subject": None if lease is None else lease.subject,
+            "lease_token": None if lease is None else lease.token,
+            "operation_id": operation_id,
+            "intent_at": tx.now,
+            "detail": "",
+        },
     )
     await audit.append(
         tx,
