@@ -78,9 +78,9 @@ def _reader(kind: TypeEngine[Any], dialect: Dialect) -> Any:
 class Statement:
     """All that is prepared of one statement, by its parameters' names and their lists' lengths. Each name's first execution compiles it."""
 
-    def __init__(self, statement: Any, dialect: Dialect) -> None:
+    def __init__(self, statement: Any, dialect: Dialect, first: Mapping[str, Any]) -> None:
         self._dialect = dialect
-        asked = statement.compile(dialect=dialect).post_compile_params
+        asked = statement.compile(dialect=dialect, column_keys=list(first) or None).post_compile_params
         self._lists: tuple[str, ...] = tuple(sorted(bind.key for bind in asked if bind.value is None))
         self._known: dict[Any, Prepared | None] = {}
 
@@ -123,10 +123,11 @@ class Statements:
         except KeyError:
             self._seen[statement] = None
             return None
-        if known is None:
-            known = self._seen[statement] = Statement(statement, self._dialect)
         many = isinstance(parameters, list)
-        return known.prepared(statement, (parameters[0] if many else parameters) or _NONE, many=many)
+        first = (parameters[0] if many else parameters) or _NONE
+        if known is None:
+            known = self._seen[statement] = Statement(statement, self._dialect, first)
+        return known.prepared(statement, first, many=many)
 
     def execute(
         self, prepared: Prepared, parameters: Any, run: Callable[[str, Any], sqlite3.Cursor], run_many: Callable[[str, Any], sqlite3.Cursor]
