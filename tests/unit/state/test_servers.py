@@ -43,8 +43,9 @@ async def test_what_is_remembered_is_what_is_there_and_bounded(timed: Database, 
     async with timed.write() as tx:
         made = [await make.server(tx) for _ in range(5)]
         assert await servers.list_(tx) == made
-        await servers.set_edge(tx, made[4].id, Edge.OPEN)
-        assert await servers.list_(tx) == [*made[:4], replace(made[4], edge=Edge.OPEN)]
+        changed = Edge.WITHDRAWN if made[4].edge is Edge.OPEN else Edge.OPEN
+        await servers.set_edge(tx, made[4].id, changed)
+        assert await servers.list_(tx) == [*made[:4], replace(made[4], edge=changed)]
         monkeypatch.setattr(servers, "_KEPT", 2)
         servers._BEFORE.clear()
         assert len(await servers.list_(tx)) == 5
