@@ -109,6 +109,9 @@ class Controllers:
     def kill(self, process: Process) -> None:
         self.doubted(process.kind)
         self.loop.kill(process)
+        if process.kind == "dispatch":  # what it had is the other one's from now on
+            for wake in self.wakes.values():
+                _wake(wake)
         if process in self.processes:
             self.processes.remove(process)
 

@@ -116,8 +116,7 @@ def front_door_table(result: dict[str, Any]) -> str:
 
 def simulate_section(result: dict[str, Any]) -> str:
     rows = ["## Simulating: `zlh simulate`", "", "| servers | hours | processor | per server and minute |", "|---|---|---|---|"]
-    for r in result["sizes"]:
-        rows.append(f"| {r['servers']} | {r['hours']:g} | {r['cpu_s']} s | {r['us_per_server_minute']} µs |")
+    rows += [f"| {r['servers']} | {r['hours']:g} | {r['cpu_s']} s | {r['us_per_server_minute']} µs |" for r in result["sizes"]]
     met = ", ".join(f"{k}: {'met' if v else '**not met**'}" for k, v in result["targets"].items())
     rows += ["", f"Targets: {met}", "", "## Where the simulator's time goes", "", "| part | share of 50 servers x 6 h |", "|---|---|"]
     rows += [f"| {part} | {share} % |" for part, share in result["shares"].items()]
