@@ -17,6 +17,7 @@ from tests.bench import decide, front_door, simulate, sweep
 
 BENCHES: dict[str, Callable[[], dict[str, Any]]] = {"sweep": sweep.run, "decide": decide.run, "front_door": front_door.run, "simulate": simulate.run}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+HOW = "Samples of the running stack; a part is that of the innermost frame which is ours, SQLAlchemy's or the loop's."
 #: From here to its end the page is not ours: what takes longer than a benchmark may is written by whoever ran it.
 KEPT = "\n## A month of life"
 
@@ -118,7 +119,7 @@ def simulate_section(result: dict[str, Any]) -> str:
     rows = ["## Simulating: `zlh simulate`", "", "| servers | hours | processor | per server and minute |", "|---|---|---|---|"]
     rows += [f"| {r['servers']} | {r['hours']:g} | {r['cpu_s']} s | {r['us_per_server_minute']} µs |" for r in result["sizes"]]
     met = ", ".join(f"{k}: {'met' if v else '**not met**'}" for k, v in result["targets"].items())
-    rows += ["", f"Targets: {met}", "", "## Where the simulator's time goes", "", "| part | share of 50 servers x 6 h |", "|---|---|"]
+    rows += ["", f"Targets: {met}", "", "## Where the simulator's time goes", "", HOW, "", "| part | share of 50 servers x 6 h |", "|---|---|"]
     rows += [f"| {part} | {share} % |" for part, share in result["shares"].items()]
     return "\n".join(rows)
 
