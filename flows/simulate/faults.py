@@ -316,7 +316,7 @@ def _missing(faults: Faults, fault: Fault) -> Undo:
 def _orphan(faults: Faults, fault: Fault) -> Undo:
     """A container with our tag that no record knows; a person removes it in time."""
     w = faults.world
-    vmid = 30_000 + w.loop.number() % 10_000
+    vmid = 30_000 + w.number() % 10_000
     m = w.machines[vmid] = Machine(vmid, next(iter(w.nodes)), "stopped", f"old-{fault.target}", tags=frozenset({OUR_TAG, server_tag("gone")}))
     m.made_at = w.loop.time()
     w.version += 1

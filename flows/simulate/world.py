@@ -123,6 +123,11 @@ class World:
     zone_version: int = 0
     agents_fence: bool = True
     bridge_fences: bool = True
+    numbers: int = 0  # of tasks and strangers: by what happens in the world, not by how the loop does it
+
+    def number(self) -> int:
+        self.numbers += 1
+        return self.numbers
 
     # Who hears of it
 
@@ -335,7 +340,7 @@ class World:
 
     def task(self, kind: str, vmid: int, node: str, takes: float, end: Callable[[], str], user: str = OUR_USER, into: int = 0) -> str:
         """A task that ends after ``takes`` seconds with what ``end`` returns as its exit status."""
-        number = self.loop.number()
+        number = self.number()
         upid = f"UPID:{node}:{number:08X}:{number:08X}:{int(self.loop.time()):08X}:{kind}:{vmid}:{user}:"
         task = self.tasks[upid] = Task(upid, node, kind, vmid, user, self.loop.time(), into)
         if kind in ("vzstop", "vzshutdown"):
