@@ -162,7 +162,7 @@ def _servers(described: Mapping[str, Mapping[str, Any] | None]) -> Iterator[tupl
         for index in range(copies or 1):
             number += 1
             own = f"{name}-{index + 1:03}" if copies else name
-            fields = _without(differs, "copies", "agent", "container", "tags", "registered", "published", "misses", "unready", "stopped")
+            fields = _without(differs, "copies", "agent", "container", "tags", "registered", "published", "misses", "unready", "stopped", "lock")
             place = {"vmid": 10_000 + number, "address": f"10.{20 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}"}
             yield make(Server, {"id": own, "name": own, **_SERVER, **place, **fields}), differs
 
@@ -209,7 +209,9 @@ def _agent(server_id: str, differs: Mapping[str, Any], failed: str = "") -> Know
 
 def _proxmox(entries: list[tuple[Server, Mapping[str, Any]]], given: Mapping[str, Any]) -> ProxmoxView:
     containers = {
-        s.vmid: Container(s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh", *d.get("tags", ())}), uptime_s=7_200)
+        s.vmid: Container(
+            s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh", *d.get("tags", ())}), d.get("lock"), uptime_s=7_200
+        )
         for s, d in entries
         if d.get("container", "missing" if s.state is ServerState.FAILED else "") not in ("missing", "absent")
     }

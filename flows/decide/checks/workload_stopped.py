@@ -2,13 +2,14 @@
 
 *By a person*: ``desired`` is stopped (API, command line), the container was stopped by another user than our token, or it carries
 ``zlh-hold``. Confirmed by ``confirm_sweeps`` sweeps that saw it stopped: a container that reboots is down for a moment, and a game that
-starts for minutes is merely not ready.
+starts for minutes is merely not ready. While a backup of it runs Proxmox would refuse to start it, and a backup may have stopped it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flows.decide import locks
 from flows.decide.sightings import container_running, container_stopped, held_by_tag, idle, idle_subject, should_run, stopped_by
 from flows.decide.wanted import suspended
 from flows.domain.finding import Action, Check, Finding, Policy
@@ -26,6 +27,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
         what = idle(snapshot, server)
         if not what or by_a_person(snapshot, policy, server):
             continue
+        lock = locks.held(snapshot, server)
         sighted = snapshot.fleet.sightings.get(idle_subject(server.id), 0) + 1
         yield Finding(
             check=Check.WORKLOAD_STOPPED,
@@ -35,9 +37,9 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             action=Action.START_WORKLOAD,
             server_id=server.id,
             host=server.node,
-            confirmed=sighted >= policy.confirm_sweeps,
+            confirmed=not lock and sighted >= policy.confirm_sweeps,
             sources=SOURCES,
-            evidence={"stopped": what},
+            evidence={"stopped": what, **({"waits_for": lock} if lock else {})},
             remedy=f"zlh start {server.name}",
         )
 
