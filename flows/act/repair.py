@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 _ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK})
 #: Longest time for telling the engine so, seconds.
 END_RUN_S = 5.0
+#: Longest time that a worker is given before that to end the processes of a run which may still be alive, seconds: measured are under 5.
+CANCEL_S = 5.0
+_LOOK_S = 0.5
 
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
@@ -173,7 +176,8 @@ async def _submission(deps: Deps, repair: Repair, repair_id: str, epoch: int, le
 
 async def _operation(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_s: float) -> Outcome | None:
     """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
-    if left_s < END_RUN_S:
+    may_live = repair.action is Action.FAIL_STUCK
+    if left_s < END_RUN_S + (CANCEL_S if may_live else 0.0):
         return None
     async with deps.database.write(epoch=epoch) as tx:
         if await _stopped_since(tx, repair.finding):
@@ -187,7 +191,9 @@ async def _operation(deps: Deps, repair: Repair, repair_id: str, epoch: int, lef
     await deps.boundary(f"repair:{repair.action}:effect")
     attempt = repair.finding.evidence.get("attempt")
     if outcome is Outcome.REPAIRED and repair.action in _ENDS_RUN and isinstance(attempt, int) and repair.finding.operation_id is not None:
-        await _end_run(deps, engine_key(generation, repair.finding.operation_id, attempt))
+        key = engine_key(generation, repair.finding.operation_id, attempt)
+        if not (may_live and await _cancelled(deps, key)):
+            await _end_run(deps, key)
     return outcome
 
 
@@ -221,6 +227,26 @@ async def _ordered(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_
         return None
     await deps.boundary(f"repair:{repair.action}:intent")
     return Outcome.ORDERED
+
+
+async def _cancelled(deps: Deps, key: str) -> bool:
+    """Has the engine end a run that stands still, heartbeat or not, and its processes with it. False: it is not over within ``CANCEL_S``, for
+    there is no worker, or no answer."""
+    asked: set[str] = set()
+    try:
+        async with asyncio.timeout(CANCEL_S):
+            while True:
+                left = [run.id for run in (await deps.engine.runs([key])).values() if not run.finished]
+                if not left:
+                    return True
+                for run_id in left:
+                    if run_id not in asked:
+                        await deps.engine.cancel(run_id)
+                        asked.add(run_id)
+                await asyncio.sleep(_LOOK_S)
+    except (AutomationError, TimeoutError) as error:
+        log.warning("its run was not cancelled", key=key, error=str(error))
+        return False
 
 
 async def _end_run(deps: Deps, key: str) -> None:
