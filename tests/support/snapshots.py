@@ -136,7 +136,6 @@ def _fleet(
         queues=tuple(make(QueueFact, {"waiting": 0, "oldest_at": None, "progress_at": None, **v}) for v in given.get("queues", ())),
         sightings={**{f"idle:{s.id}": d["stopped"] for s, d in entries if "stopped" in d}, **given.get("sightings", {})},
         max_level=given.get("level", 1),
-        unacknowledged=frozenset(given.get("unacknowledged", ())),
         reviews=tuple(_reviews(given.get("reviews", ()))),
     )
 
