@@ -8,10 +8,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from sqlalchemy import insert
 
 from flows.cli import listings, output
 from flows.cli.nouns import BY_NAME, NOUNS
 from flows.settings import PolicySettings
+from flows.state import tables as t
+from flows.state.database import Tx
+from flows.state.ids import new_id
 
 from .conftest import Fleet, Said
 
@@ -67,7 +71,7 @@ ROWS = {
         id="s", server="s?", check="s", action="s", plan_hash="s", plan="o", requested_by="s", requested_at="t", expires_at="t", decided_by="s?",
         decided_at="t?", decision="s?",
     ),
-    "breakers": row_of(id="s", server="s", node="s", attempts="i", first_at="t", last_at="t"),
+    "breakers": row_of(id="s", subject="s", server="s?", node="s?", attempts="i", first_at="t", last_at="t"),
 }  # fmt: skip
 
 
@@ -152,6 +156,26 @@ def test_a_breaker_is_open_after_three_counted_attempts_within_the_hour(
     assert len(rows(zlh("breakers", "--json", "--all"))) == 1
     monkeypatch.setenv("ZLH_POLICY__BREAKER_WINDOW_S", "90")
     assert [row["attempts"] for row in rows(zlh("breakers", "--json", "--all"))] == [1]
+
+
+def test_a_breaker_of_what_is_no_server_is_listed_too(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def fill(tx: Tx) -> None:
+        for _ in range(3):
+            await tx.execute(
+                insert(t.repairs).values(
+                    id=new_id(), check="container_orphaned", action="destroy_container", subject="container:10900", host="pve3", level=3,
+                    counted=True, epoch=1, intent_at=tx.now, outcome="failed", outcome_at=tx.now,
+                )
+            )  # fmt: skip
+
+    write(fill)
+    found = {row["subject"]: row for row in rows(zlh("breakers", "--json"))}
+    assert set(found) == {fleet.ids["moss"], "container:10900"}
+    orphan = found["container:10900"]
+    assert (orphan["id"], orphan["server"], orphan["node"], orphan["attempts"]) == ("container:10900", None, "pve3", 3)
+    assert [row["subject"] for row in rows(zlh("breakers", "--json", "--host", "pve3"))] == ["container:10900"]
+    assert zlh("breakers", "show", "container:10900").status == 0
+    assert "container:10900" in zlh("breakers").out
 
 
 def test_the_breakers_defaults_are_those_of_the_settings() -> None:
