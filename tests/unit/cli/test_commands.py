@@ -359,6 +359,16 @@ def test_services_read_the_settings_that_every_command_reads(zlh: Callable[..., 
         assert said.err.startswith("zlh: ZLH_NONSENSE · is no setting")
 
 
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_drain_says_how_many_runs_are_left(zlh: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    async def drained(settings: object, limit_s: float) -> int:
+        return left
+
+    monkeypatch.setattr("flows.cli.drain.drain", drained)
+    said = zlh("worker", "drain", "--json")
+    assert (said.status, json.loads(said.out)) == (int(left > 0), {"left": left})
+
+
 def test_the_authority_is_made_once(zlh: Callable[..., Said], home: Path) -> None:
     zlh("ca", "init")
     first = (home / "ca" / "ca.pem").read_bytes()
