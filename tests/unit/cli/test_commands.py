@@ -305,6 +305,8 @@ def test_status_does_not_call_old_news_fine(zlh: Callable[..., Said], home: Path
     assert facts["findings"][0]["opened_at"].endswith("Z")
     parts = "now level intake_closed paused sweep sources agents servers operations findings reviews backups outbox"
     assert set(facts) == set(parts.split())
+    page = (ROOT / "docs" / "json.md").read_text()
+    assert "`zlh status`: " + ", ".join(f"`{part}`" for part in parts.split()) in page
     assert "nothing is watched now" in zlh("status").out
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -73,6 +75,26 @@ ROWS = {
     ),
     "breakers": row_of(id="s", subject="s", server="s?", node="s?", attempts="i", first_at="t", last_at="t"),
 }  # fmt: skip
+
+
+KINDS = {"t": "time", "s": "text", "i": "integer", "b": "true or false", "o": "object"}
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """What docs/json.md says of each listing: member → its kind."""
+    page = (Path(__file__).parents[3] / "docs" / "json.md").read_text()
+    sections = re.findall(r"^### `zlh (\S+)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    return {noun: dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", body, re.MULTILINE)) for noun, body in sections}
+
+
+def kind(schema: dict[str, Any]) -> str:
+    nullable = "anyOf" in schema
+    shape = schema["anyOf"][0] if nullable else schema
+    return next(KINDS[code] for code, known in SHAPES.items() if known == shape) + (" or null" if nullable else "")
+
+
+def test_the_page_says_what_every_row_holds() -> None:
+    assert documented() == {noun: {name: kind(schema) for name, schema in shape["properties"].items()} for noun, shape in ROWS.items()}
 
 
 def rows(said: Said) -> list[dict[str, Any]]:
