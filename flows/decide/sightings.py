@@ -168,6 +168,11 @@ def should_run(server: Server) -> bool:
     return server.state is ServerState.ACTIVE and server.desired is Desired.RUNNING
 
 
+def _watched(server: Server) -> bool:
+    """What is suspended is counted too: stopped for its customer's standing, it should run from the moment in which that is good again."""
+    return server.desired is Desired.RUNNING and server.state in (ServerState.ACTIVE, ServerState.SUSPENDED)
+
+
 def idle(snapshot: Snapshot, server: Server) -> str:
     """What is stopped there, ``container`` or ``game``; empty where something runs, an agent is at work, or nobody knows. A container that is
     gone is no stopped one."""
@@ -188,7 +193,7 @@ def idle_subject(server_id: str) -> str:
 def _undecided(snapshot: Snapshot, server_id: str) -> bool:
     """Whether nobody can say this time that something runs there."""
     server = snapshot.fleet.servers.get(server_id)
-    if server is None or not should_run(server) or container_stopped(snapshot, server_id):
+    if server is None or not _watched(server) or container_stopped(snapshot, server_id):
         return False
     unheard = server.ctype is ContainerType.GAME and not isinstance(snapshot.agents.get(server_id), Known)
     return unheard or not container_running(snapshot, server_id)
@@ -233,8 +238,8 @@ def observations(snapshot: Snapshot) -> tuple[Observation, ...]:
 
 
 def sightings(snapshot: Snapshot, policy: Policy) -> Mapping[str, int]:
-    """The next count of consecutive sweeps per stale entry that the database does not know, and per server that should run and in which
-    nothing runs: *not ready* has a count of its own, and is another thing. An unknown source neither adds nor resets.
+    """The next count of consecutive sweeps per stale entry that the database does not know, and per server that should run, were its
+    customer in good standing, and in which nothing runs: *not ready* has a count of its own. An unknown source neither adds nor resets.
     Counts stop at ``confirm_sweeps``, so that a lasting entry changes no row."""
     before = snapshot.fleet.sightings
     after = {key: min(before.get(key, 0) + 1, policy.confirm_sweeps) for key in _seen(snapshot, policy)}
@@ -257,7 +262,7 @@ def _seen(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
     for vmid in sorted(vmids.shared_by_guests(snapshot)):
         yield f"vmid:{vmid}"
     for server in snapshot.fleet.servers.values():
-        if should_run(server) and idle(snapshot, server):
+        if _watched(server) and idle(snapshot, server):
             yield idle_subject(server.id)
 
 

@@ -137,6 +137,7 @@ STOPPED = {"agent": "stopped", "registered": False}
 def test_what_should_run_and_is_stopped_is_counted_and_not_ready_is_not() -> None:
     assert sightings(snapshot(servers={"fern": STOPPED, "moss": {"agent": "not_ready", "unready": 4}}), POLICY) == {"idle:fern": 1}
     assert sightings(snapshot(servers={"fern": {**STOPPED, "stopped": 1}}), POLICY) == {"idle:fern": 2}
+    assert sightings(snapshot(servers={"fern": {**STOPPED, "state": "suspended", "stopped": 1}}), POLICY) == {"idle:fern": 2}
     assert sightings(snapshot(servers={"fern": {**STOPPED, "desired": "stopped", "stopped": 1}}), POLICY) == {}
     assert sightings(snapshot(servers={"fern": {"agent": "not_ready", "stopped": 1}}), POLICY) == {}, "it is starting"
 
