@@ -97,12 +97,13 @@ def _outcome(review: Review) -> str:
     """What became of the act. Raises DeadlineExceeded where no sweep takes it."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends:
-        rows, _ = session.rows(lambda now: _acts(review))
-        if rows and rows[0]["outcome"]:
-            return str(rows[0]["outcome"])
         found, _ = one(BY_NAME["reviews"], review.id)
         if found["decision"] not in ("approved", "carried_out"):
             return str(found["decision"])
+        # Carried out in the transaction of its act's intent: only then is the newest act its own.
+        rows, _ = session.rows(lambda now: _acts(review)) if found["decision"] == "carried_out" else ([], 0)
+        if rows and rows[0]["outcome"]:
+            return str(rows[0]["outcome"])
         time.sleep(LOOK_S)
     raise DeadlineExceeded(f"review {review.id[-8:]}", why=f"not carried out in {PATIENCE_S:.0f} s", remedy="does anything sweep? zlh status")
 
@@ -112,6 +113,6 @@ def _acts(review: Review) -> Any:
 
     return Query(
         """SELECT r.outcome FROM repairs r WHERE r."check" = :check AND r.subject = :subject AND r.action = :action AND r.intent_at >= :since
-           ORDER BY r.intent_at LIMIT 1""",
+           ORDER BY r.intent_at DESC, r.id DESC LIMIT 1""",
         {"check": review.check.value, "subject": review.subject, "action": review.action.value, "since": review.decided_at or 0},
     )

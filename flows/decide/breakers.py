@@ -2,7 +2,8 @@
 
 Withdrawals neither count nor are blocked, but stop at 12 an hour per server, and per entry where no server is known; since no breaker ever
 tells of them, three that failed within the hour call a person. A bulk repair counts against its source, 3 an hour.
-Repairs of operations are counted by the operation's own attempts. ``act`` asks :func:`counts` when it writes an intent.
+Repairs of operations are counted by the operation's own attempts. A destructive candidate needs no acknowledgement of its own: each of its acts
+uses an approval up, and none is given while the breaker is open. ``act`` asks :func:`counts` when it writes an intent.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ class Breakers:
 
     def __init__(self, fleet: Fleet, policy: Policy, now: int) -> None:
         self._policy = policy
-        self._unacknowledged = fleet.unacknowledged
         self._counted: dict[str, list[RepairRow]] = {}
         for row in fleet.repairs:
             if row.counted and row.intent_at > now - policy.breaker_window_ms:
@@ -44,7 +44,7 @@ class Breakers:
         return len(self._counted.get(owner, ()))
 
     def is_open(self, owner: str) -> bool:
-        return self.attempts(owner) >= self._policy.breaker_attempts or owner in self._unacknowledged
+        return self.attempts(owner) >= self._policy.breaker_attempts
 
     def blocks(self, finding: Finding) -> str:
         """Why a breaker forbids the finding's repair, in words; empty if none does."""
@@ -57,8 +57,6 @@ class Breakers:
         owner = finding.server_id or finding.subject
         if not self.is_open(owner):
             return ""
-        if owner in self._unacknowledged:
-            return "until an admin acknowledges the last destructive candidate"
         return f"{self.attempts(owner)} attempts within the hour"
 
     def exhausted_withdrawals(self, finding: Finding) -> bool:

@@ -46,14 +46,22 @@ _WHOSE = select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.i
 
 
 async def intent(
-    tx: Tx, repair: Repair, epoch: int, *, lease: Lease | None = None, operation_id: str | None = None, counted: bool | None = None
+    tx: Tx,
+    repair: Repair,
+    epoch: int,
+    *,
+    repair_id: str | None = None,
+    lease: Lease | None = None,
+    operation_id: str | None = None,
+    counted: bool | None = None,
 ) -> str:
-    """Writes that a repair is about to begin, and its audit line. Returns the repair's id.
+    """Writes that a repair is about to begin, and its audit line. Returns the repair's id: ``repair_id``, for who must know the row again
+    when the answer to the commit is lost, else a new one. Raises Conflict where that id has a row.
 
     ``counted`` None: by the action. Withdrawals and repairs of operations never count against a breaker.
     """
     finding = repair.finding
-    repair_id = new_id()
+    repair_id = repair_id or new_id()
     if counted is None:
         counted = repair.action not in WITHDRAWALS and repair.action not in OPERATION_ACTIONS
     await tx.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from flows.act import repair as repairing
 from flows.act.deps import Deps
@@ -106,6 +106,16 @@ async def test_a_suspended_developer_container_is_shut_down(house: House) -> Non
     server, finding = await _suspended(house, ContainerType.DEV)
     assert await _carry_out(house, finding) is Outcome.REPAIRED
     assert house.world.containers[server.vmid].status == "stopped"
+
+
+async def test_a_locked_developer_container_is_not_asked_to_shut_down(house: House) -> None:
+    """Proxmox would say so in the task, which nobody waits for."""
+    server, finding = await _suspended(house, ContainerType.DEV)
+    house.world.containers[server.vmid].lock = "backup"
+    assert await _carry_out(house, finding) is Outcome.FAILED
+    assert house.world.times("proxmox.shutdown") == 0
+    (row,) = await house.rows(select(t.repairs.c.detail))
+    assert "CT is locked (backup)" in row.detail
 
 
 @pytest.mark.parametrize(("kind", "done"), [("vzdump", Outcome.REPAIRED), ("vzshutdown", Outcome.ALREADY_HEALED), ("vzstop", Outcome.ALREADY_HEALED)])

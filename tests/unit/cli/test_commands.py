@@ -305,6 +305,8 @@ def test_status_does_not_call_old_news_fine(zlh: Callable[..., Said], home: Path
     assert facts["findings"][0]["opened_at"].endswith("Z")
     parts = "now level intake_closed paused sweep sources agents servers operations findings reviews backups outbox"
     assert set(facts) == set(parts.split())
+    page = (ROOT / "docs" / "json.md").read_text()
+    assert "`zlh status`: " + ", ".join(f"`{part}`" for part in parts.split()) in page
     assert "nothing is watched now" in zlh("status").out
 
 
@@ -357,6 +359,16 @@ def test_services_read_the_settings_that_every_command_reads(zlh: Callable[..., 
         said = zlh(*command)
         assert said.status == 2
         assert said.err.startswith("zlh: ZLH_NONSENSE · is no setting")
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_drain_says_how_many_runs_are_left(zlh: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    async def drained(settings: object, limit_s: float) -> int:
+        return left
+
+    monkeypatch.setattr("flows.cli.drain.drain", drained)
+    said = zlh("worker", "drain", "--json")
+    assert (said.status, json.loads(said.out)) == (int(left > 0), {"left": left})
 
 
 def test_the_authority_is_made_once(zlh: Callable[..., Said], home: Path) -> None:
