@@ -24,7 +24,7 @@ WARM_S = 150.0
 SOURCES = ("proxmox", "agents", "proxy", "dns", "engine", "discord", "redis")
 BOUNDARIES = (
     "tx:begin", "tx:commit", "tx:done", "wire:proxy:", "wire:dns:", "wire:agents:", "wire:proxmox:", "answer:proxy:", "answer:dns:",
-    "answer:agents:", "answer:proxmox:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
+    "answer:agents:", "answer:proxmox:", "act:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
 )  # fmt: skip
 
 
@@ -93,6 +93,18 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
     ((0, "level", "", 900, "2"), (60, "agent", "S", 800, "")),
     ((0, "level", "", 900, "2"), (60, "crash", "S", 0, "error"), (200, "approve", "S", 0, "")),
+    ((0, "delete_record", "S", 0, ""), (1, "pause", "sweep", 70, "act:")),
+    ((0, "delete_registration", "S", 0, ""), (1, "pause", "sweep", 33, "act:"), (60, "brake", "S", 400, "")),
+    (
+        (0, "create", "made2", 0, "paper"),
+        (1, "pause", "run", 200, "answer:proxmox:clone"),
+        (20, "cut", "c1:engine", 500, ""),
+        (20, "cut", "c2:engine", 500, ""),
+    ),
+    ((0, "order", "S", 0, "delete"), (0, "down", "proxmox", 900, "")),
+    ((0, "order", "S", 0, "restart"), (1, "death", "run", 0, "wire:agents:restart"), (2, "agent", "S", 240, "")),
+    ((0, "crash", "S", 0, "error"), *((60.0 + 120 * n, "agent", "S", 55.0, "") for n in range(6))),
+    ((0, "brake", "S", 400, ""), *((20.0, "delete_registration", f"game{n:03d}", 0.0, "") for n in range(1, 8))),
 )
 
 
