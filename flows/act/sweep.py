@@ -183,6 +183,7 @@ class _Sweep:
         outcomes: list[tuple[str, str]] = []
         limit = self.deps.settings.timing.sweep_limit_s
         for order in plan.repairs:
+            await self.deps.boundary(f"act:{order.action}")
             left = limit - (time.monotonic() - self.began)
             outcome: Outcome | None = await repairing.carry_out(self.deps, order, self.epoch, left)
             outcomes.append((order.finding.key, outcome.value if outcome else "not begun"))

@@ -31,7 +31,7 @@ class Process:
 
     __slots__ = (
         "armed", "context", "countdown", "dead", "held", "holder", "host", "kind", "name", "on_death", "paused", "paused_s", "pauses", "point_name",
-        "started", "steps", "tasks", "told", "waits_for",
+        "resumed", "started", "steps", "tasks", "told", "waits_for",
     )  # fmt: skip
 
     def __init__(self, name: str, host: str, kind: str, started: float) -> None:
@@ -39,6 +39,7 @@ class Process:
         self.dead = self.paused = False
         self.steps = self.countdown = self.pauses = 0
         self.paused_s = 0.0
+        self.resumed = started  # when it went on last
         self.held: list[asyncio.Handle] = []
         self.tasks: set[object] = set()
         self.armed: Callable[[Process], None] | None = None
@@ -217,6 +218,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return
         process.paused = False
         process.paused_s += seconds
+        process.resumed = self._now
         self._ready.extend(process.held)  # type: ignore[attr-defined]  # asyncio's base keeps it here
         process.held = []
 

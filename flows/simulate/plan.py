@@ -24,7 +24,7 @@ WARM_S = 150.0
 SOURCES = ("proxmox", "agents", "proxy", "dns", "engine", "discord", "redis")
 BOUNDARIES = (
     "tx:begin", "tx:commit", "tx:done", "wire:proxy:", "wire:dns:", "wire:agents:", "wire:proxmox:", "answer:proxy:", "answer:dns:",
-    "answer:agents:", "answer:proxmox:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
+    "answer:agents:", "answer:proxmox:", "act:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
 )  # fmt: skip
 
 
@@ -93,7 +93,24 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
     ((0, "level", "", 900, "2"), (60, "agent", "S", 800, "")),
     ((0, "level", "", 900, "2"), (60, "crash", "S", 0, "error"), (200, "approve", "S", 0, "")),
+    ((0, "delete_record", "S", 0, ""), (1, "pause", "sweep", 70, "act:")),
+    ((0, "delete_registration", "S", 0, ""), (1, "pause", "sweep", 33, "act:"), (60, "brake", "S", 400, "")),
+    *[
+        (
+            (0, "create", f"made{n}", 0, "paper"),
+            (7, "pause", "run", 200, "wire:ssh:deploy_agent.yml"),
+            (20, "cut", "c1:engine", 600, ""),
+            (20, "cut", "c2:engine", 600, ""),
+        )
+        for n in (2, 3)
+    ],
+    ((0, "order", "S", 0, "delete"), (0, "down", "proxmox", 900, "")),
+    ((0, "order", "S", 0, "restart"), (1, "death", "run", 0, "wire:agents:restart"), (2, "agent", "S", 240, "")),
+    *[((0, "crash", "S", 0, "error"), *((60.0 + 120 * n, "agent", "S", 55.0, "") for n in range(6)))] * 3,  # any fault nearby spoils it
+    ((0, "brake", "S", 400, ""), *((20.0, "delete_registration", f"game{n:03d}", 0.0, "") for n in range(1, 8))),
 )
+#: The last one needs nearly every server: it comes first, while they are all there.
+EARLY_S = 60.0
 
 
 def _compounds(seed: int, servers: int, end: float, chance: float) -> list[Fault]:
@@ -103,7 +120,8 @@ def _compounds(seed: int, servers: int, end: float, chance: float) -> list[Fault
             continue
         games = [name for name in map(_server, range(servers)) if name.startswith("game")]
         server = pick(games, seed, "of compound", n)
-        at = WARM_S + max(0.0, end - WARM_S - compound[-1][0]) * draw(seed, "compound at", n)
+        room = EARLY_S if compound is COMPOUNDS[-1] else max(0.0, end - WARM_S - compound[-1][0])
+        at = WARM_S + room * draw(seed, "compound at", n)
         for after, kind, target, duration, arg in compound:
             faults.append(Fault(round(at + after, 1), kind, server if target == "S" else target, duration, server if arg == "S" else arg))
     return faults
