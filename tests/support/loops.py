@@ -31,7 +31,7 @@ class LoopController:
     async def start(self) -> None:
         """Returns once it is about to sweep."""
         mark = len(self.events)
-        with self.log.open("ab") as log:
+        with self.errors.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -40,7 +40,7 @@ class LoopController:
                 env=self.env,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=errors,
                 limit=1 << 20,
             )
         self._reader = asyncio.create_task(self._read(self._process))
@@ -55,12 +55,14 @@ class LoopController:
                 self.events.append({"at": time.monotonic(), **json.loads(line)})
             self._heard.set()
         ended = await process.wait()
-        for kind in ("faketime_shm_", "sem.faketime_sem_"):  # what libfaketime leaves of a killed process
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"/dev/shm/{kind}{process.pid}")  # noqa: S108 - where it puts them
         self.exits.append(ended)
         self.events.append({"at": time.monotonic(), "exit": self.exits[-1]})
         self._heard.set()
+
+    @property
+    def errors(self) -> Path:
+        """What it wrote to its standard error, all its lives long."""
+        return self.log.with_suffix(".err")
 
     @property
     def pid(self) -> int:
@@ -92,9 +94,12 @@ class LoopController:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self._heard.wait()
             except TimeoutError:
-                tail = "\n".join(map(str, self.events[-30:]))
-                errors = self.log.read_text(errors="replace")[-2000:]
-                raise AssertionError(f"{self.name}: {what}: not heard in {limit_s} s; its last words:\n{tail}\n{errors}") from None
+                raise AssertionError(f"{self.name}: {what}: not heard in {limit_s} s; its last words:\n{self.said()}") from None
+
+    def said(self) -> str:
+        """Its last words, and what it wrote to its log."""
+        errors = self.errors.read_text(errors="replace")[-4000:] if self.errors.exists() else ""
+        return "\n".join([*map(str, self.events[-30:]), errors])
 
     async def swept(self, count: int = 1, limit_s: float = 20.0) -> None:
         """Waits for so many further sweeps that did their work."""
