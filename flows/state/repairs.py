@@ -33,7 +33,13 @@ _ENDED = (
 )
 _ABANDONED = select(t.repairs).where(
     _R.outcome.is_(None),
-    ~exists().where(_L.subject == _R.lease_subject, _L.token == _R.lease_token, _L.holder.is_not(None), _L.expires_at > bindparam("at")),
+    ~exists().where(
+        _L.subject == _R.lease_subject,
+        _L.token == _R.lease_token,
+        _L.holder.is_not(None),
+        _L.expires_at > bindparam("at"),
+        2 * _L.heartbeat_at - _L.expires_at <= bindparam("at"),  # as Lease.expired: the clock was not set back by more than an expiry
+    ),
     ~exists().where(_O.id == _R.operation_id, _O.state.in_(_LIVE)),
     _R.epoch != bindparam("at_work"),
 )

@@ -145,8 +145,12 @@ async def _container_died(rig: Rig) -> None:
 
 
 async def _game_ended(rig: Rig) -> None:
-    """By somebody with the agent's credential, whose word is the newest so far; its container runs on."""
     await _level(rig, 2)
+    await _game_stopped(rig)
+
+
+async def _game_stopped(rig: Rig) -> None:
+    """By somebody with the agent's credential, whose word is the newest so far; its container runs on."""
     async with rig.database.read() as tx:
         lease = await leases.get(tx, rig.game.id)
     await rig.deps.agents.stop(rig.game, lease.token if lease is not None else 0)
@@ -165,6 +169,14 @@ async def _plays_again(rig: Rig, state: State) -> bool:
         return False
     async with rig.database.read() as tx:
         return await operations.live_of(tx, rig.game.id) is None
+
+
+async def _not_registered(rig: Rig, state: State) -> bool:
+    return not receivers.registered(state, rig.game.name)
+
+
+async def _plays_on(rig: Rig) -> None:
+    await rig.ended(await rig.order(rig.game.id, OperationKind.START))
 
 
 async def _level_one(rig: Rig) -> None:
@@ -287,6 +299,17 @@ DRIFTS: Mapping[str, Drift] = {
         restore=_level_one,
         confirm=3,
         kind=Kind.ORDERED,
+    ),
+    "unready": Drift(
+        Action.DEREGISTER_PROXY,
+        _game_stopped,
+        _not_registered,
+        lambda rig, s: receivers.done(receivers.bridge(s, "DELETE", rig.game.name)),
+        "proxy.deregister",
+        ("bridge", "DELETE *"),
+        lambda rig, s: receivers.fenced(receivers.bridge(s, "DELETE", rig.game.name)),
+        _plays_on,
+        confirm=2,
     ),
     "orphaned": Drift(Action.REVOKE_AND_RESUBMIT, _orphaned, _ended, _restarts, kind=Kind.REVOKED),
     "unsubmitted": Drift(Action.SUBMIT_ATTEMPT, _unsubmitted, _ended, _restarts, "engine.submit", kind=Kind.SUBMITTED),
