@@ -160,6 +160,13 @@ async def get(tx: Tx, repair_id: str) -> RepairRow | None:
     return None if row is None else to_repair(row)
 
 
+async def last(tx: Tx, server_id: str, action: Action) -> RepairRow | None:
+    """The newest of its kind for a server."""
+    query = select(t.repairs).where(_R.server_id == server_id, _R.action == action.value).order_by(_R.intent_at.desc(), _R.id.desc()).limit(1)
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else to_repair(row)
+
+
 async def list_(
     tx: Tx, *, server_id: str | None = None, outcome: Outcome | None = None, since: int | None = None, limit: int | None = None
 ) -> list[RepairRow]:

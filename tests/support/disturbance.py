@@ -22,13 +22,14 @@ SLACK_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def drifted(rig: Rig, *names: str) -> AsyncIterator[list[Watch]]:
+async def drifted(rig: Rig, *names: str | Drift) -> AsyncIterator[list[Watch]]:
     """Nobody sweeps, and this is wrong. At the end all is as before, and nobody sweeps."""
+    drifts = [DRIFTS[name] if isinstance(name, str) else name for name in names]
     await rig.up()
     try:
-        for name in names:
-            await DRIFTS[name].make(rig)
-        yield [await Watch.begun(rig, DRIFTS[name]) for name in names]
+        for drift in drifts:
+            await drift.make(rig)
+        yield [await Watch.begun(rig, drift) for drift in drifts]
     finally:
         await rig.lab("DELETE", "/faults")
         for wire in rig.wires.values():
@@ -36,11 +37,10 @@ async def drifted(rig: Rig, *names: str) -> AsyncIterator[list[Watch]]:
         for one in rig.both:
             if one.stands_still:
                 one.proceed()
-        for name in names:
-            restore = DRIFTS[name].restore
-            if restore is not None:
+        for drift in drifts:
+            if drift.restore is not None:
                 await rig.up()
-                await restore(rig)
+                await drift.restore(rig)
         await rig.up()
 
 
@@ -119,10 +119,10 @@ async def all_go_on(rig: Rig, sweeps: int = 3) -> None:
             await one.start()
     await rig.go()
     for _ in range(sweeps):
-        await _a_sweep(rig)
+        await a_sweep(rig)
 
 
-async def _a_sweep(rig: Rig) -> None:
+async def a_sweep(rig: Rig) -> None:
     """The end of the next one that did its work, whosever it is."""
     waiting = [asyncio.ensure_future(one.swept(limit_s=HEALED_S)) for one in rig.both]
     done, late = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -158,3 +158,17 @@ async def all_healed_once(rig: Rig, *names: str) -> None:
             await watch.one_effect()
         assert any(e.get("sweep") in ("clean", "findings") for one in rig.both for e in one.events[-20:])
     await never_two_at_once(rig)
+
+
+async def back_within(rig: Rig, sweeps: int, so: Callable[[], Awaitable[bool]]) -> None:
+    """It is so, at the latest when so many sweeps have ended that began from now on."""
+    await rig.up()  # what came late is there, and no sweep has seen anything else
+    for one in rig.both:
+        assert one.alive, one.said()
+    await rig.go()
+    for _ in range(sweeps):
+        await a_sweep(rig)
+        if await so():
+            return
+    state = await rig.state()
+    raise AssertionError(f"not back within {sweeps} sweeps: {state['parts'].get('cloudflare') or state['parts']['dns']}")

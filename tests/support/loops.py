@@ -17,6 +17,13 @@ from typing import Any
 ABANDONED = 70
 
 
+def stands_still(pid: int) -> bool:
+    """Whether a process, which may be gone, is stopped."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
 class LoopController:
     """One of them. ``events`` are its lines, each with ``at`` (monotonic). Started again by its test, as its unit would be."""
 
@@ -125,9 +132,7 @@ class LoopController:
 
     @property
     def stands_still(self) -> bool:
-        with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-        return False
+        return stands_still(self.pid)
 
     async def kill(self) -> None:
         """By SIGKILL, stopped or not."""

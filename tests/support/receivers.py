@@ -20,17 +20,18 @@ def fenced(calls: list[Any]) -> list[Any]:
     return [c for c in calls if c["status"] == 412]
 
 
-def updates(state: State, name: str) -> list[Any]:
-    return [u for u in state["parts"]["dns"]["updates"] if name in u["names"]]
+def changed(state: State, name: str) -> list[Any]:
+    """Updates of the zone that changed the name."""
+    if "cloudflare" in state["parts"]:
+        return [w for w in state["parts"]["cloudflare"]["writes"] if name in w["names"]]
+    return [u for u in state["parts"]["dns"]["updates"] if name in u["names"] and u["changed"]]
 
 
-def changed(updates: list[Any]) -> list[Any]:
-    return [u for u in updates if u["changed"]]
-
-
-def unmet(updates: list[Any]) -> list[Any]:
-    """Refused by their prerequisite."""
-    return [u for u in updates if u["rcode"] in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN")]
+def unmet(state: State, name: str) -> list[Any]:
+    """Updates of the name that were refused because it was not as seen. Cloudflare's double does not know whose records it did not find."""
+    if "cloudflare" in state["parts"]:
+        return [w for w in state["parts"]["cloudflare"]["writes"] if w["code"] in (81044, 81053, 81058)]
+    return [u for u in state["parts"]["dns"]["updates"] if name in u["names"] and u["rcode"] in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN")]
 
 
 def agent(state: State, vmid: int, path: str) -> list[Any]:
