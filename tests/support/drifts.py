@@ -126,18 +126,12 @@ async def _dev_down(rig: Rig, state: State) -> bool:
     return bool(state["containers"][str(rig.dev.vmid)]["status"] == "stopped")
 
 
-async def _started_again(rig: Rig, server_id: str, customer_id: str) -> None:
+async def both_again(rig: Rig) -> None:
+    """They are one customer's, and both were stopped."""
     async with rig.database.write() as tx:
-        await accounts.resume(tx, customer_id, "test")
-    await rig.ended(await rig.order(server_id, OperationKind.START))
-
-
-async def _game_again(rig: Rig) -> None:
-    await _started_again(rig, rig.game.id, rig.game.customer_id)
-
-
-async def _dev_again(rig: Rig) -> None:
-    await _started_again(rig, rig.dev.id, rig.dev.customer_id)
+        await accounts.resume(tx, rig.game.customer_id, "test")
+    for server in (rig.game, rig.dev):
+        await rig.ended(await rig.order(server.id, OperationKind.START))
 
 
 async def _level(rig: Rig, level: int) -> None:
@@ -271,7 +265,7 @@ DRIFTS: Mapping[str, Drift] = {
         "agents.stop",
         ("agents", "POST *"),
         lambda rig, s: receivers.fenced(receivers.agent(s, rig.game.vmid, "/game/stop")),
-        _game_again,
+        both_again,
     ),
     "shutdown": Drift(
         Action.SUSPEND_WORKLOAD,
@@ -280,7 +274,7 @@ DRIFTS: Mapping[str, Drift] = {
         lambda rig, s: receivers.power(s, rig.dev.vmid),
         "proxmox.shutdown",
         ("proxmox", "POST *shutdown"),
-        restore=_dev_again,
+        restore=both_again,
         convergent=True,
     ),
     "rehydrate": Drift(

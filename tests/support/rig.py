@@ -94,7 +94,7 @@ class Rig:
         found: Mapping[str, Any] = await self.lab("GET", "/state")
         return found
 
-    async def until(self, what: str, look: Callable[[], Awaitable[bool]], limit_s: float) -> float:
+    async def until(self, what: str, look: Callable[[], Awaitable[object]], limit_s: float) -> float:
         """Seconds until it held."""
         began = time.monotonic()
         while not await look():
@@ -125,7 +125,10 @@ class Rig:
     async def order(self, server_id: str, kind: OperationKind) -> str:
         """An operation, submitted at once; its id."""
         async with self.database.write() as tx:
-            ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
+            if kind is OperationKind.DELETE:
+                ordered = await orders.delete(tx, server_id, "test", deadline_ms=600_000)
+            else:
+                ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
             generation = await control.generation(tx)
             waiting = await attempts.claim_for_submission(tx, "test", tx.now + 60_000, 10)
         assert ordered.operation is not None

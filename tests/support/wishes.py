@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from flows.domain.operation import OperationKind
 from flows.errors import Busy, Conflict
 from flows.state import accounts, operations
 from tests.support import receivers
+from tests.support.drifts import both_again
 from tests.support.receivers import State
 
 if TYPE_CHECKING:
@@ -95,11 +95,6 @@ async def _delete(rig: Rig) -> None:
     await ordered(rig, OperationKind.DELETE)
 
 
-async def _both_again(rig: Rig) -> None:
-    await _resume(rig)
-    await asyncio.gather(*[rig.ended(await rig.order(server.id, OperationKind.START)) for server in (rig.game, rig.dev)])
-
-
 async def _again(rig: Rig) -> None:
     await rig.ended(await ordered(rig, OperationKind.START))
 
@@ -110,7 +105,7 @@ async def _resume_and_start(rig: Rig) -> None:
 
 
 WISHES: Mapping[str, Wish] = {
-    "suspended": Wish(_suspend, _suspended, _both_again),
+    "suspended": Wish(_suspend, _suspended, both_again),
     "stopped": Wish(_stop, _at_rest, _again),
     "deleted": Wish(_delete, _deleted),
     "started": Wish(_start, _plays),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flows.act import executor
+from flows.domain.finding import Action
 from flows.domain.operation import OperationState
 from flows.state import control, servers
 from tests.support import fleet
@@ -79,6 +80,8 @@ async def test_a_late_call_changes_nothing_that_is_wanted_by_then(rig: Rig, name
             stack.push_async_callback(_back, rig, wish)
         await rig.go(b)
         await rig.until(f"{wish} by the other", so, 2 * HEALED_S)
+        if watch.drift.action is Action.REHYDRATE_PROXY:
+            await rig.until("drift of the proxy healed, too", watch.effects, HEALED_S)
         before, mark = len(await watch.effects()), len(a.events)
         await rig.lab("DELETE", "/faults")
         if phase == "inside":
