@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flows.domain.operation import OperationKind
 from flows.errors import Busy, Conflict
 from flows.state import accounts, operations
 from tests.support import receivers
-from tests.support.drifts import both_again
+from tests.support.disturbance import all_go_on, back_within, drifted, stood_still
+from tests.support.drifts import Drift, Kind, both_again
+from tests.support.phases import REPAIR
 from tests.support.receivers import State
-
-if TYPE_CHECKING:
-    from tests.support.rig import Rig
+from tests.support.rig import HEALED_S, Rig
 
 
 @dataclass(frozen=True)
@@ -113,3 +112,32 @@ WISHES: Mapping[str, Wish] = {
     "restarted": Wish(_resume_and_start, _plays),
     "dev resumed": Wish(_resume, _dev_runs),
 }
+
+
+async def late_publication(rig: Rig, drift: Drift, phase: str, *, arrives: bool) -> None:
+    """One that stands still before it, or whose receiver holds it, while the customer is suspended. Where it arrives, it is taken back within
+    three sweeps."""
+    a, b, wanted = rig.a, rig.b, WISHES["suspended"]
+
+    async def so() -> bool:
+        return await wanted.so(rig, await rig.state())
+
+    async with drifted(rig, drift) as [watch]:
+        await stood_still(rig, a, drift, phase, REPAIR[Kind.LEASED][phase])
+        await wanted.order(rig)
+        try:
+            await rig.go(b)
+            await rig.until("suspended by the other", so, 2 * HEALED_S)
+            await b.hold()
+            before, mark = len(await watch.effects()), len(a.events)
+            await rig.lab("DELETE", "/faults")
+            a.proceed()
+            await a.over(mark, HEALED_S)
+            assert len(await watch.effects()) - before == (1 if arrives else 0)
+            assert await so() is not arrives
+            await back_within(rig, 3, so)
+            await all_go_on(rig)
+            assert await so()
+        finally:
+            await rig.up()
+            await both_again(rig)

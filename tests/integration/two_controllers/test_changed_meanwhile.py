@@ -16,10 +16,10 @@ from flows.domain.operation import OperationState
 from flows.state import control, servers
 from tests.support import fleet
 from tests.support.disturbance import all_go_on, drifted, stood_still
-from tests.support.drifts import Kind
+from tests.support.drifts import WIPED, Kind
 from tests.support.phases import REPAIR
 from tests.support.rig import HEALED_S, Rig
-from tests.support.wishes import WISHES
+from tests.support.wishes import WISHES, late_publication
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(360), pytest.mark.asyncio(loop_scope="package")]
 #: What was to be mended, and what is wanted when the call comes.
@@ -100,6 +100,13 @@ async def _back(rig: Rig, wish: str) -> None:
     assert back is not None
     await rig.up()
     await back(rig)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("phase", ["before", "inside"])
+async def test_a_late_publication_of_a_name_that_is_free_again_is_taken_back(rig: Rig, phase: str) -> None:
+    """The one that a prerequisite on the value seen cannot tell from one in time."""
+    await late_publication(rig, WIPED, phase, arrives=True)
 
 
 @contextlib.asynccontextmanager

@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 
 from tests.support import rig as rigs
-from tests.support.disturbance import SLACK_S, all_go_on, back_within, drifted, goes_on, healed_within_one_expiry, past, stood_still
+from tests.support.disturbance import SLACK_S, drifted, goes_on, healed_within_one_expiry, past, stood_still
 from tests.support.drifts import DRIFTS, WIPED, Kind, at_cloudflare
 from tests.support.phases import REPAIR, SWEEP
 from tests.support.rig import HEALED_S, LEASE_S, Rig
 from tests.support.servers import MariaDB, Redis
-from tests.support.wishes import WISHES
+from tests.support.wishes import late_publication
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(360), pytest.mark.asyncio(loop_scope="package")]
 #: No limit of calls: every sweep lists the zone.
@@ -61,29 +61,4 @@ async def test_one_stands_still_longer_than_its_lease_and_goes_on(rig: Rig, name
 @pytest.mark.parametrize("name", ["wiped", pytest.param("publish", marks=pytest.mark.soak)])
 async def test_what_comes_late_is_taken_back(rig: Rig, name: str, phase: str) -> None:
     """A publication, when its customer is suspended. Only one that saw a free name arrives where the name is free again."""
-    a, b, wanted = rig.a, rig.b, WISHES["suspended"]
-
-    async def so() -> bool:
-        return await wanted.so(rig, await rig.state())
-
-    async with drifted(rig, NAMES[name]) as [watch]:
-        await stood_still(rig, a, watch.drift, phase, POINTS[phase])
-        await wanted.order(rig)
-        try:
-            await rig.go(b)
-            await rig.until("suspended by the other", so, 2 * HEALED_S)
-            await b.hold()
-            before, mark = len(await watch.effects()), len(a.events)
-            await rig.lab("DELETE", "/faults")
-            a.proceed()
-            await a.over(mark, HEALED_S)
-            late = len(await watch.effects()) - before
-            assert late == (1 if name == "wiped" else 0)
-            assert not late or not await so(), "it arrived, and is not wanted"
-            await back_within(rig, 3, so)
-            await all_go_on(rig)
-            assert await so()
-        finally:
-            await rig.up()
-            assert wanted.back is not None
-            await wanted.back(rig)
+    await late_publication(rig, NAMES[name], phase, arrives=name == "wiped")
