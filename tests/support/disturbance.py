@@ -60,7 +60,7 @@ async def stood_still(rig: Rig, one: LoopController, drift: Drift, phase: str, p
     async def still() -> bool:
         return one.stands_still
 
-    await rig.until("it stands still", still, 10)
+    await rig.until("it stands still", still, HEALED_S)
     return time.monotonic()
 
 
@@ -104,7 +104,7 @@ async def goes_on(rig: Rig, one: LoopController, watch: Watch, *, late: bool = F
     mark = len(one.events)
     await rig.lab("DELETE", "/faults")
     if late:
-        await rig.until("the late call is refused", watch.refused, 10)
+        await rig.until("the late call is refused", watch.refused, HEALED_S)
     one.proceed()
     end = await one.over(mark)
     assert beyond_fenced([e for e in one.events[mark : one.events.index(end)] if "wrote" in e]) == []

@@ -51,7 +51,7 @@ class LoopController:
                 limit=1 << 20,
             )
         self._reader = asyncio.create_task(self._read(self._process))
-        await self.heard(lambda e: "ready" in e, "ready", mark, 30)
+        await self.heard(lambda e: "ready" in e, "ready", mark, 60)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -88,7 +88,7 @@ class LoopController:
         await self._process.stdin.drain()
         await self.heard(lambda e: e.get("obeyed") == what, f"obeyed {what}", mark)
 
-    async def heard(self, wanted: Callable[[dict[str, Any]], bool], what: str, since: int = 0, limit_s: float = 20.0) -> dict[str, Any]:
+    async def heard(self, wanted: Callable[[dict[str, Any]], bool], what: str, since: int = 0, limit_s: float = 45.0) -> dict[str, Any]:
         """The first event since the ``since``-th that is wanted, waited for."""
         end, seen = time.monotonic() + limit_s, since
         while True:
@@ -108,7 +108,7 @@ class LoopController:
         errors = self.errors.read_text(errors="replace")[-4000:] if self.errors.exists() else ""
         return "\n".join([*map(str, self.events[-30:]), errors])
 
-    async def swept(self, count: int = 1, limit_s: float = 20.0) -> None:
+    async def swept(self, count: int = 1, limit_s: float = 45.0) -> None:
         """Waits for so many further sweeps that did their work."""
         for _ in range(count):
             await self.heard(lambda e: e.get("sweep") in ("clean", "findings", "paused"), "a sweep", len(self.events), limit_s)
@@ -120,7 +120,7 @@ class LoopController:
         if "begins" in turns[-1]:
             await self.over(self.events.index(turns[-1]))
 
-    async def over(self, since: int, limit_s: float = 25.0) -> dict[str, Any]:
+    async def over(self, since: int, limit_s: float = 45.0) -> dict[str, Any]:
         """The end of a sweep, or of the process."""
         return await self.heard(lambda e: bool(e.keys() & {"sweep", "failed", "exit"}), "the end of its sweep", since, limit_s)
 

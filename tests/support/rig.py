@@ -148,7 +148,7 @@ class Rig:
                 operation = await operations.get(tx, operation_id)
             return operation is not None and operation.finished_at is not None
 
-        await self.until(f"the end of operation {operation_id}", over, 30)
+        await self.until(f"the end of operation {operation_id}", over, 2 * HEALED_S)
         async with self.database.read() as tx:
             operation = await operations.get(tx, operation_id)
         assert operation is not None and operation.state is OperationState.SUCCEEDED, operation

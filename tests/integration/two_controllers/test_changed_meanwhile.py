@@ -85,7 +85,7 @@ async def test_a_late_call_changes_nothing_that_is_wanted_by_then(rig: Rig, name
         before, mark = len(await watch.effects()), len(a.events)
         await rig.lab("DELETE", "/faults")
         if phase == "inside":
-            await rig.until("the late call comes to nothing", watch.refused, 10)
+            await rig.until("the late call comes to nothing", watch.refused, HEALED_S)
         a.proceed()
         await a.over(mark, HEALED_S)
         assert len(await watch.effects()) == before, "the late call had an effect"

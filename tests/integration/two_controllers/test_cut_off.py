@@ -75,7 +75,7 @@ async def test_one_is_cut_from_the_database_while_its_call_is_on_its_way(rig: Ri
         healed_within_one_expiry(b, watch.drift, at, mark)
         assert (await a.over(told)).get("exit") == ABANDONED
         await rig.lab("DELETE", "/faults")
-        await rig.until("the late call is refused", watch.refused, 10)
+        await rig.until("the late call is refused", watch.refused, HEALED_S)
         await rig.wires["a.database"].mend()
         await all_go_on(rig)
         await watch.one_effect()
