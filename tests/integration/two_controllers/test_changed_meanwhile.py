@@ -106,7 +106,7 @@ async def _back(rig: Rig, wish: str) -> None:
 @pytest.mark.parametrize("phase", ["before", "inside"])
 async def test_a_late_publication_of_a_name_that_is_free_again_is_taken_back(rig: Rig, phase: str) -> None:
     """The one that a prerequisite on the value seen cannot tell from one in time."""
-    await late_publication(rig, WIPED, phase, arrives=True)
+    await late_publication(rig, WIPED, phase, converges=True)
 
 
 @contextlib.asynccontextmanager
