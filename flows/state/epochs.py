@@ -18,7 +18,7 @@ _E = t.epochs.c
 _AT = bindparam("at", type_=_E.epoch.type)
 _TAKE = (
     update(t.epochs)
-    .where(_E.name == NAME, or_(_E.holder.is_(None), _E.expires_at < _AT))
+    .where(_E.name == NAME, or_(_E.holder.is_(None), _E.expires_at < _AT, _E.expires_at > bindparam("ahead")))
     .values(epoch=case((_E.epoch + 1 > _AT, _E.epoch + 1), else_=_AT), holder=bindparam("who"), expires_at=bindparam("until"))
 )
 _EPOCH = select(_E.epoch).where(_E.name == NAME)
@@ -29,7 +29,8 @@ _END = _OURS.values(holder=None, expires_at=bindparam("until"))
 
 
 async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
-    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps.
+    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps. An expiry further
+    ahead than any renewal sets it, by one more, was written before the clock was set back: that holder's time is over, too.
 
     The epoch is max(previous + 1, database time in ms): a restored database cannot count backwards.
     """
@@ -41,7 +42,7 @@ async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
 
 
 async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
-    taken = await tx.execute(_TAKE, {"at": tx.now, "who": holder, "until": tx.now + ttl_ms})
+    taken = await tx.execute(_TAKE, {"at": tx.now, "who": holder, "until": tx.now + ttl_ms, "ahead": tx.now + 2 * ttl_ms})
     epoch: int | None = (await tx.execute(_EPOCH)).scalar_one_or_none()
     if taken.rowcount == 1:
         return epoch

@@ -47,7 +47,7 @@ async def take(tx: Tx, subject: str, kind: LeaseKind, holder: str, ttl_ms: int, 
     if current.holder is None:
         guard.append(t.leases.c.holder.is_(None))
     else:
-        guard.append(t.leases.c.expires_at <= tx.now)  # a renewal keeps the token: look again whether it is still over
+        guard.append(t.leases.c.expires_at == current.expires_at)  # a renewal keeps the token: it must still be what is over
     if (await tx.execute(update(t.leases).where(*guard).values(**_values(wanted)))).rowcount == 1:
         return wanted
     raise await _busy(tx, subject)

@@ -33,7 +33,13 @@ _ENDED = (
 )
 _ABANDONED = select(t.repairs).where(
     _R.outcome.is_(None),
-    ~exists().where(_L.subject == _R.lease_subject, _L.token == _R.lease_token, _L.holder.is_not(None), _L.expires_at > bindparam("at")),
+    ~exists().where(
+        _L.subject == _R.lease_subject,
+        _L.token == _R.lease_token,
+        _L.holder.is_not(None),
+        _L.expires_at > bindparam("at"),
+        2 * _L.heartbeat_at - _L.expires_at <= bindparam("at"),  # as Lease.expired: the clock was not set back by more than an expiry
+    ),
     ~exists().where(_O.id == _R.operation_id, _O.state.in_(_LIVE)),
     _R.epoch != bindparam("at_work"),
 )
@@ -164,6 +170,13 @@ async def unfinished(tx: Tx) -> list[RepairRow]:
 
 async def get(tx: Tx, repair_id: str) -> RepairRow | None:
     row = (await tx.execute(select(t.repairs).where(_R.id == repair_id))).one_or_none()
+    return None if row is None else to_repair(row)
+
+
+async def last(tx: Tx, server_id: str, action: Action) -> RepairRow | None:
+    """The newest of its kind for a server."""
+    query = select(t.repairs).where(_R.server_id == server_id, _R.action == action.value).order_by(_R.intent_at.desc(), _R.id.desc()).limit(1)
+    row = (await tx.execute(query)).one_or_none()
     return None if row is None else to_repair(row)
 
 
