@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,9 @@ from flows.cli.demo.stage import Stage
 from flows.cli.stack import Stack
 from flows.clients.engine_setup import EngineSetup
 from flows.state import control
-from tests.support.kills import ScratchStack, order, ordered_about, over
+from tests.support.kills import order, ordered_about, over
 from tests.support.servers import Redis, running
+from tests.support.stacks import ScratchStack, acting, standing, zlh
 
 pytestmark = [pytest.mark.services, pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -46,27 +44,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert isinstance(redis, Redis)
         stack = WithRedis(tmp_path_factory.mktemp("migrated"), fleet="sim", say=lambda _: None)
         stack.url = redis.url
-        try:
-            stack.prepare()
-            stack.start()
+        with standing(stack):
             yield stack
-        finally:
-            stack.stop(drain_s=0.0)
 
 
 @pytest.fixture
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
-    stage = Stage(stack, lambda _: None)
-    await stage.customer("acme")
-    yield stage
-    await stage.close()
-
-
-async def zlh(stack: Stack, *words: str) -> tuple[int, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | {"ZLH_ENV_FILE": str(stack.env_file)}
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-m", "flows.cli", *words], env=env, capture_output=True, text=True, timeout=600)
-    print(words, done.returncode, done.stdout, done.stderr)
-    return done.returncode, done.stdout or done.stderr
+    async with acting(stack) as stage:
+        yield stage
 
 
 async def settled(stack: Stack) -> None:
