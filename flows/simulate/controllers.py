@@ -92,10 +92,10 @@ class Controllers:
         process.holder = f"{host}:{number}:{kind}"
         process.on_death.append(lambda: self.store.orphaned(process))
         self.processes.append(process)
-        for entry in list(self.armed):
-            if entry[0] in (kind, host):
-                self.armed.remove(entry)
-                process.arm(entry[1], entry[2])
+        entry = next((entry for entry in self.armed if entry[0] in (kind, host)), None)
+        if entry is not None:  # one fault strikes one process
+            self.armed.remove(entry)
+            process.arm(entry[1], entry[2])
         if self.standing.get(host, 0.0) > self.loop.time():
             self.stand(process, self.standing[host] - self.loop.time())
         return process

@@ -288,7 +288,11 @@ def _bridge(faults: Faults, fault: Fault) -> Undo:
 
 
 def _stop_container(faults: Faults, fault: Fault) -> Undo:
+    """By root, or by ``itself``: a kernel that ended it, say, which no task of Proxmox tells of."""
     m = faults.machine(fault.target)
+    if m is not None and m.status == "running" and fault.arg == "itself":
+        faults.world.halt(m)
+        return None
     if m is not None and m.status == "running" and faults.world.nodes.get(m.node):
 
         def end() -> str:

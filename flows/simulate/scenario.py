@@ -28,7 +28,7 @@ _TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"\b[0-9]{13}\b")
 _SHORT = re.compile(r"\b[0-9a-f]{8}\b")
-_KEYS = frozenset({"title", "servers", "until", "seed", "events"})
+_KEYS = frozenset({"title", "shows", "servers", "until", "seed", "settings", "events"})
 _EVENT = frozenset({"at", "do", "target", "for", "arg"})
 
 
@@ -37,6 +37,8 @@ class Scenario:
     title: str
     order: Order
     faults: tuple[Fault, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    shows: tuple[str, ...] = ()
 
 
 def load(directory: Path) -> Scenario:
@@ -47,7 +49,8 @@ def load(directory: Path) -> Scenario:
         raise BadInput(str(path), sorted(data) if isinstance(data, dict) else data, why=f"has not the keys {', '.join(sorted(_KEYS))}")
     seconds = _seconds(path, data.get("until", "15m"))
     order = Order(int(data.get("seed", 1)), int(data.get("servers", 6)), seconds / 3600, "none")
-    return Scenario(str(data.get("title", "")), order, tuple(_event(path, event) for event in data["events"] or ()))
+    faults = tuple(_event(path, event) for event in data["events"] or ())
+    return Scenario(str(data.get("title", "")), order, faults, dict(data.get("settings", {})), tuple(map(str, data.get("shows", ()))))
 
 
 def _event(path: Path, event: Mapping[str, Any]) -> Fault:
@@ -69,7 +72,7 @@ def play(scenario: Scenario, home: Path) -> str:
     """The log. An invariant that does not hold is its last line."""
     from flows.simulate.invariants.base import Violation
 
-    simulation = Simulation(scenario.order, home, scenario.faults)
+    simulation = Simulation(scenario.order, home, scenario.faults, scenario.settings)
     log = _Log(simulation)
     try:
         simulation.run()
