@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Finding, Outcome, Policy, RepairRow
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, EpisodeRow, Finding, Outcome, Policy, RepairRow
 from flows.domain.snapshot import Fleet
 
 #: Repairs of a whole source at once.
@@ -72,8 +72,15 @@ class Breakers:
     def announced(self, finding: Finding, episode_id: str | None) -> bool:
         """Whether the failure that opened the server's breaker was this very episode's, and so raised its alert. A breaker that another
         drift of the server opened told nobody of this one."""
-        rows = self._counted.get(finding.server_id or finding.subject, [])
-        if episode_id is None or sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
+        return episode_id is not None and self._alerted(finding.server_id or finding.subject, finding.check, episode_id)
+
+    def told_of(self, episode: EpisodeRow) -> bool:
+        """:meth:`announced`, of an episode that is over: perhaps before any sweep saw the open breaker."""
+        return self._alerted(episode.server_id or episode.subject, episode.check, episode.id)
+
+    def _alerted(self, owner: str, check: Check, episode_id: str) -> bool:
+        rows = self._counted.get(owner, [])
+        if sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
             return False
         last = max(rows, key=lambda r: (r.intent_at, r.id))
-        return last.outcome in _FAILURES and last.check is finding.check and last.episode_id == episode_id
+        return last.outcome in _FAILURES and last.check is check and last.episode_id == episode_id

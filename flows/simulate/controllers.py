@@ -63,6 +63,9 @@ class Controllers:
     doubted: Callable[[str], None] = lambda kind: None
     processes: list[Process] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
+    standing: dict[str, float] = field(default_factory=dict)  # hosts that stand still, until when
+    late: int = 0  # causes for which the engine's schedule is behind
+    due: list[float] = field(default_factory=list)  # its ticks that nobody got yet
     redis: Redis = field(default_factory=Redis)
     numbers: dict[str, int] = field(default_factory=dict)
     twins: int = 0  # runs that are begun twice from now on
@@ -81,7 +84,7 @@ class Controllers:
     # Processes
 
     def alive(self) -> list[str]:
-        return [host for host in HOSTS if host not in self.down]
+        return [host for host in HOSTS if host not in self.down and self.standing.get(host, 0.0) <= self.loop.time()]
 
     def process(self, kind: str, host: str) -> Process:
         number = self.numbers[kind] = self.numbers.get(kind, 0) + 1
@@ -89,10 +92,12 @@ class Controllers:
         process.holder = f"{host}:{number}:{kind}"
         process.on_death.append(lambda: self.store.orphaned(process))
         self.processes.append(process)
-        for entry in list(self.armed):
-            if entry[0] in (kind, host):
-                self.armed.remove(entry)
-                process.arm(entry[1], entry[2])
+        entry = next((entry for entry in self.armed if entry[0] in (kind, host)), None)
+        if entry is not None:  # one fault strikes one process
+            self.armed.remove(entry)
+            process.arm(entry[1], entry[2])
+        if self.standing.get(host, 0.0) > self.loop.time():
+            self.stand(process, self.standing[host] - self.loop.time())
         return process
 
     def spawn(self, process: Process, work: Coroutine[Any, Any, None]) -> None:
@@ -129,6 +134,13 @@ class Controllers:
             self.kill(process)
         self.loop.after(seconds, self._back, host)
 
+    def stand_host(self, host: str, seconds: float) -> None:
+        """SIGSTOP of all its processes, its worker included, and SIGCONT after so many seconds."""
+        self.standing[host] = max(self.standing.get(host, 0.0), self.loop.time() + seconds)
+        for process in [p for p in self.processes if p.host == host]:
+            self.stand(process, seconds)
+        self.loop.after(seconds, self.engine.look_soon)
+
     def _back(self, host: str) -> None:
         self.down.discard(host)
         self.dispatch(host)
@@ -157,6 +169,9 @@ class Controllers:
         if self.stopped:
             return
         self.loop.after(self.settings.timing.sweep_s, self._tick, number + 1)
+        if self.late:
+            self.due.append(self.loop.time())
+            return
         alive = self.alive()
         if not alive or self.world.wire.trouble("engine").down:
             return
@@ -164,6 +179,14 @@ class Controllers:
         self.sweep(first)
         if len(alive) > 1 and draw(self.seed, "twice", number) < TWICE:
             self.loop.after(8 * draw(self.seed, "late", number), self.sweep, next(h for h in alive if h != first))
+
+    def catch_up(self) -> None:
+        """The ticks that were missed come all at once. Those too old end as superseded, as in ``flows.reconcile``."""
+        due, self.due = self.due, []
+        alive = self.alive()
+        for number, at in enumerate(due):
+            if alive and not sweeping.too_late(self.loop.time() - at, self.settings.timing):
+                self.sweep(alive[number % len(alive)])
 
     def sweep(self, host: str) -> None:
         if host not in self.down:

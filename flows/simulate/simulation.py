@@ -84,8 +84,10 @@ def make_template(path: Path) -> None:
 
 
 class Simulation:
-    def __init__(self, order: Order, home: Path, faults: Sequence[Fault] | None = None) -> None:
-        """``faults`` None: those of the seed."""
+    def __init__(
+        self, order: Order, home: Path, faults: Sequence[Fault] | None = None, changed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """``faults`` None: those of the seed. ``changed``: settings other than the fleet's, by group."""
         self.order = order
         self.plan = list(planned(order.seed, order.servers, order.hours, order.profile) if faults is None else faults)
         self.loop = VirtualLoop()
@@ -97,7 +99,7 @@ class Simulation:
         self.store = Store(self.loop, str(self._path), order.seed)
         self.store.told = self._told
         self.store.cut = lambda host: bool(self.wire.cuts.get((host, "database")))
-        self.settings = fleet.settings()
+        self.settings = fleet.settings(changed)
         self.controllers = Controllers(self.loop, order.seed, self.store, self.world, self.settings, self.server_of)
         self.controllers.swept = self._swept
         self.people = People(self.controllers)

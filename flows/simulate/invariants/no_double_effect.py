@@ -52,8 +52,10 @@ class NoDoubleEffect(Invariant):
         return mine[-1].id if mine else process.name
 
     def _late(self, effect: Effect, process: Process) -> None:
+        """A run has the lease of one server; a sweep has given back those of what it repaired before."""
+        concerned = self.ledger.servers if process.kind == "run" else {f"container:{effect.target}"}
         for (holder, subject), lost in self.ledger.lost.items():
-            if holder == process.holder and subject in self.ledger.servers and lost < effect.at:
+            if holder == process.holder and subject in concerned and lost < effect.at:
                 self.broken(f"{process} had a container {effect.verb}ed after its lease of {subject} was lost")
 
     def committed(self, process: Process | None, tables: frozenset[str]) -> None:
