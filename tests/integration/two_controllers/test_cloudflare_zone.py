@@ -57,7 +57,7 @@ async def test_one_stands_still_longer_than_its_lease_and_goes_on(rig: Rig, name
         await watch.one_effect()
 
 
-@pytest.mark.parametrize("phase", ["before", "inside"])
+@pytest.mark.parametrize("phase", ["inside", pytest.param("before", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", ["wiped", pytest.param("publish", marks=pytest.mark.soak)])
 async def test_what_comes_late_is_taken_back(rig: Rig, name: str, phase: str) -> None:
     """A publication, when its customer is suspended. Only one that saw a free name arrives where the name is free again."""
