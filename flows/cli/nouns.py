@@ -226,7 +226,7 @@ NOUNS: Sequence[Noun] = (
         json=("plan",), choices={"check": Check},
     ),
     Noun(
-        "breakers", "Servers that automation leaves alone after failed repairs.",
+        "breakers", "Servers that automation leaves alone after three repairs within the hour.",
         """SELECT x.server_id AS id, s.name AS server, s.node, x.attempts, x.first_at, x.last_at
            FROM (SELECT r.server_id, COUNT(*) AS attempts, MIN(r.intent_at) AS first_at, MAX(r.intent_at) AS last_at
                  FROM repairs r WHERE r.counted AND r.server_id IS NOT NULL AND r.intent_at > :now - :window GROUP BY r.server_id) x
