@@ -165,6 +165,8 @@ def _order(
     settings = session.settings()
     answer = own_api.call(settings.api, method, path, body, named=NAMES)
     operation = answer.get("operation")
+    if isinstance(operation, dict) and answer.get("deduplicated") and body is None and gone is None and operation["state"] == wanted and not json:
+        operation = None  # it is over, and what it left is what is wanted: not to be told as if it were this order's
     if isinstance(operation, dict) and wait:
         _follow(settings, str(operation["id"]), json, wanted, gone)
     elif json:

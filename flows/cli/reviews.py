@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what became of it, and after which nobody is at work.
 LOOK_S, PATIENCE_S = 1.0, 300.0
+#: What an agent gives as a time, Unix seconds, is shown as one up to here, in the year 5138.
+FAR_S = 1e11
 
 
 def complete_review(incomplete: str) -> list[str]:
@@ -89,8 +91,20 @@ def said(row: Mapping[str, Any]) -> Iterator[str]:
     asked, until = output.moment(row["requested_at"]), output.moment(row["expires_at"])
     yield f"{row['check']} → {row['action']}  asked {asked} by {row['requested_by']}, until {until}"
     for key, value in sorted((plan.get("evidence") or {}).items()):
-        shown = " ".join(str(item) for item in value) if isinstance(value, list) else value
-        yield f"  {key:<20}{output.moment(shown) if key.endswith('_at') and isinstance(shown, int) else shown}"
+        yield f"  {key:<20}{_shown(key, value)}"
+
+
+def _shown(key: str, value: object) -> object:
+    """A fact of the plan. Times of the database are ``…_at`` in milliseconds, an agent's ``at`` is in seconds."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    if key.endswith("_at") and isinstance(value, int):
+        return output.moment(value)
+    if key == "at" and isinstance(value, int | float) and 0 < value < FAR_S:
+        return output.moment(int(value * 1000))
+    return value
 
 
 def _outcome(review: Review) -> str:

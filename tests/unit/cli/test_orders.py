@@ -87,6 +87,24 @@ def test_a_busy_api_is_waited_for(zlh: Callable[..., Said], fleet: Fleet, script
     assert "restart succeeded" in said.out
 
 
+def test_a_start_of_what_runs_does_not_tell_its_last_operation_again(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    """The front door answers with the operation that left the server as it is wanted, be it its creation."""
+    script.answers = {
+        f"POST /api/servers/{fleet.ids['moss']}/start": [(202, {"operation": operation("succeeded", "provision"), "deduplicated": True})]
+    }
+    for words in (("start", "moss"), ("start", "moss", "--no-wait")):
+        said = zlh(*words)
+        assert (said.status, said.out) == (0, "nothing to do: it already is so\n")
+
+
+def test_a_repeated_order_follows_the_operation_that_is_under_way(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    script.answers = {
+        f"POST /api/servers/{fleet.ids['moss']}/start": [(202, {"operation": operation("running", "start"), "deduplicated": True})],
+        f"GET /api/operations/{OPERATION}": [(200, operation("succeeded", "start"))],
+    }
+    assert "start succeeded" in zlh("start", "moss").out
+
+
 def test_a_second_passes_between_two_looks() -> None:
     assert orders.LOOK_S == 1.0
 
