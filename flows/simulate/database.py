@@ -146,6 +146,7 @@ class InLoop(Database):
                 wrapped = OperationalError("BEGIN", None, error)
                 pause = next(pauses, None) if patience.locked(wrapped) else None
                 if pause is None:
+                    store.doubted("database")  # whoever stands still under the lock keeps what others know from being written
                     raise wrapped from error
             except BaseException:  # cancelled on the way: an open transaction would lock everybody out
                 session.end()
