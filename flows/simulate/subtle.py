@@ -41,8 +41,8 @@ def _with(section: str, **values: float) -> Patch:
     """Settings under which a defect shows within a simulation's hours."""
     honest = fleet.settings
 
-    def settings() -> Settings:
-        made = honest()
+    def settings(changed: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+        made = honest(changed)
         return made.model_copy(update={section: getattr(made, section).model_copy(update=values)})
 
     return (fleet, "settings", settings)
@@ -215,7 +215,7 @@ def escalation_lost() -> list[Patch]:
 def over_untold() -> list[Patch]:
     """That a finding is over is written down, and nobody is told."""
     honest = vars(episodes_of)["_closed"]
-    return [(episodes_of, "_closed", lambda *args: replace(honest(*args), announce=False))]
+    return [(episodes_of, "_closed", lambda *args, **kwargs: replace(honest(*args, **kwargs), announce=False))]
 
 
 def never_recalled() -> list[Patch]:
