@@ -73,9 +73,16 @@ class Session:
         """Raises Unreachable where no answer came after three attempts within the time-out."""
         budget = self._settings.timeout_s
         ends = time.monotonic() + budget
+        last: Unreachable | None = None
         async for attempt in stamina.retry_context(on=Unreachable, attempts=3, timeout=budget, wait_initial=0.1, wait_max=1.0):
             with attempt:
-                return await self._call(what, "get", path, params, write=False, left=ends - time.monotonic())
+                if last is not None and time.monotonic() > ends - self._connect_s:
+                    raise last  # it is too late to ask again
+                try:
+                    return await self._call(what, "get", path, params, write=False, left=ends - time.monotonic())
+                except Unreachable as error:
+                    last = error
+                    raise
         raise AssertionError("stamina returns or raises")
 
     async def get_once(self, what: str, path: str, **params: Any) -> Any:

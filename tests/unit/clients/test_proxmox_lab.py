@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -229,6 +230,22 @@ async def test_a_node_that_is_down_leaves_the_rest_known(lab: Lab) -> None:
         await lab.client.status("pve2", 9010)
     with pytest.raises((AmbiguousEffect, Busy)):
         await lab.client.start("pve2", 9010)
+
+
+async def test_no_time_to_ask_again_leaves_the_answer_that_there_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    await lab.part.manipulate("down", {"node": "pve2"})
+    session = lab.client._session
+    honest = session._blocking
+
+    def once(*arguments: Any) -> Any:
+        try:
+            return honest(*arguments)
+        finally:
+            session._connect_s = float("inf")
+
+    monkeypatch.setattr(session, "_blocking", once)
+    with pytest.raises(Unreachable, match="595"):
+        await lab.client.status("pve2", 9010)
 
 
 async def test_a_node_with_a_silent_daemon_gives_unknown(lab: Lab) -> None:
