@@ -58,14 +58,15 @@ async def proxy_is_right(deps: Deps, server: Server) -> bool:
 
 
 async def register(deps: Deps, server: Server, token: int) -> bool:
-    """Registers a backend that is ready at this moment. Raises Unproven when it is not: an unready backend is never registered."""
-    if await proxy_is_right(deps, server):
-        return False
+    """Registers a backend that is ready at this moment. Raises Unproven when it is not: an unready backend is never registered. Always sent,
+    registered or not: it raises the bridge's fence for the name, so that a deregistration still on its way from an older holder is refused.
+    Whether it was missing or wrong."""
+    right = await proxy_is_right(deps, server)
     ready, reason = await deps.agents.ready(server)
     if not ready:
         raise Unproven(f"registration of {server.name}", why=f"it is not ready: {reason}")
     await _sent(deps, deps.proxy.register(server.name, server.address, server.game_port, token))
-    return True
+    return not right
 
 
 async def deregister(deps: Deps, name: str, token: int) -> bool:

@@ -22,6 +22,12 @@ from flows.state.database import Database, Tx
 log = structlog.get_logger(__name__)
 
 
+def _heard(renewal: asyncio.Task[None]) -> None:
+    """One that failed when nobody waited for it any more is no news: without a look asyncio would report it as a defect."""
+    if not renewal.cancelled():
+        renewal.exception()
+
+
 class Heartbeat:
     """``async with Heartbeat(...) as beat:`` — the body is cancelled with Fenced when somebody newer holds the lease."""
 
@@ -82,6 +88,7 @@ class Heartbeat:
         """One renewal and why it failed, whatever the reason: a heartbeat that stops by surprise would leave its work running. Not waited
         for beyond the margin: one that hangs, and even one that cannot be cancelled, must not keep the holder from ending in time."""
         renewal = asyncio.create_task(self.renew(), name=f"renewal {self._subject}")
+        renewal.add_done_callback(_heard)
         try:
             await asyncio.wait({renewal}, timeout=max(0.0, self.left_s - self._timing.margin_s))
         finally:

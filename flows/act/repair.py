@@ -28,6 +28,7 @@ from flows.domain.operation import engine_key
 from flows.errors import AmbiguousEffect, AutomationError, Busy, Conflict, DeadlineExceeded, Fenced, Temporary
 from flows.state import brakes, control, epochs, leases, orders, outbox, repairs, reviews, servers
 from flows.state.database import Tx
+from flows.state.ids import new_id
 
 log = structlog.get_logger(__name__)
 
@@ -35,33 +36,36 @@ log = structlog.get_logger(__name__)
 _ENDS_RUN = frozenset({Action.REVOKE_AND_RESUBMIT, Action.FAIL_STUCK})
 #: Longest time for telling the engine so, seconds.
 END_RUN_S = 5.0
+#: Longest time that a worker is given before that to end the processes of a run which may still be alive, seconds: measured are under 5.
+CANCEL_S = 5.0
+_LOOK_S = 0.5
 
 
 async def carry_out(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
     """Carries out one repair of a sweep with ``left_s`` seconds to go. None: it did not begin (locked meanwhile, or no time left).
     Raises Fenced when the sweep itself is superseded, and nothing else: a row that cannot be repaired must not keep others from it."""
+    repair_id = new_id()
     try:
         if repair.action in submission.ACTIONS:
-            return await _submission(deps, repair, epoch, left_s)
+            return await _submission(deps, repair, repair_id, epoch, left_s)
         if repair.action in OPERATION_ACTIONS:
-            return await _operation(deps, repair, epoch, left_s)
+            return await _operation(deps, repair, repair_id, epoch, left_s)
         if repair.action in ordering.KINDS:
-            return await _ordered(deps, repair, epoch, left_s)
-        return await _leased(deps, repair, epoch, left_s)
+            return await _ordered(deps, repair, repair_id, epoch, left_s)
+        return await _leased(deps, repair, repair_id, epoch, left_s)
     except AutomationError as error:
         log.warning("not repaired", finding=repair.finding.key, error=str(error))
         await _superseded(deps, epoch, error)
-        return await _failed(deps, repair, epoch, error)
+        return await _failed(deps, repair, repair_id, epoch, error)
 
 
-async def _leased(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+async def _leased(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_s: float) -> Outcome | None:
     handler = HANDLERS[repair.action]
     if handler.limit_s > left_s:
         return None
-    intent = await _intent(deps, repair, epoch)
-    if intent is None:
+    lease = await _intent(deps, repair, repair_id, epoch)
+    if lease is None:
         return None
-    repair_id, lease = intent
     await deps.boundary(f"repair:{repair.action}:intent")
     try:
         async with Heartbeat(deps.database, deps.settings.timing, lease.subject, lease.token, deps.abandon) as beat:
@@ -128,12 +132,16 @@ async def _superseded(deps: Deps, epoch: int, error: AutomationError) -> None:
         raise error
 
 
-async def _failed(deps: Deps, repair: Repair, epoch: int, error: AutomationError) -> Outcome:
+async def _failed(deps: Deps, repair: Repair, repair_id: str, epoch: int, error: AutomationError) -> Outcome:
     """What could not even be begun: its transaction left nothing, so intent and outcome are written here. A database that is gone records
-    nothing; the next sweep begins anew."""
+    nothing; the next sweep begins anew. Where only the answer to a commit was lost, what it wrote stands and is not written, or counted,
+    again: its operation ends it, or a later sweep, once its lease has expired. A commit still under way collides with the same id here."""
     try:
         async with deps.database.write(epoch=epoch) as tx:
-            repair_id = await repairs.intent(tx, repair, epoch, counted=breakers.counts(repair.action))
+            stands = await repairs.get(tx, repair_id)
+            if stands is not None:
+                return stands.outcome or (Outcome.ORDERED if stands.operation_id is not None else Outcome.UNVERIFIED)
+            await repairs.intent(tx, repair, epoch, repair_id=repair_id, counted=breakers.counts(repair.action))
             await repairs.outcome(tx, repair_id, Outcome.FAILED, str(error)[:1000])
             await _announce(deps, tx, _Told.of(repair), repair_id, Outcome.FAILED, str(error))
     except Fenced:
@@ -143,7 +151,7 @@ async def _failed(deps: Deps, repair: Repair, epoch: int, error: AutomationError
     return Outcome.FAILED
 
 
-async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+async def _submission(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_s: float) -> Outcome | None:
     """An attempt handed to the engine. It holds no lease, and its intent is not its operation's: a sweep that dies here leaves one that the
     next sweep closes, while the operation still waits."""
     if left_s < submission.LIMIT_S:
@@ -151,7 +159,7 @@ async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> 
     async with deps.database.write(epoch=epoch) as tx:
         if await _stopped_since(tx, repair.finding):
             return None
-        repair_id = await repairs.intent(tx, repair, epoch)
+        await repairs.intent(tx, repair, epoch, repair_id=repair_id)
     await deps.boundary(f"repair:{repair.action}:intent")
     try:
         async with asyncio.timeout(submission.LIMIT_S):
@@ -166,14 +174,15 @@ async def _submission(deps: Deps, repair: Repair, epoch: int, left_s: float) -> 
     return await _outcome(deps, repair, repair_id, None, epoch, outcome, detail)
 
 
-async def _operation(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+async def _operation(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_s: float) -> Outcome | None:
     """Intent, effect and outcome of an operation repair are one transaction: it only changes the database."""
-    if left_s < END_RUN_S:
+    may_live = repair.action is Action.FAIL_STUCK
+    if left_s < END_RUN_S + (CANCEL_S if may_live else 0.0):
         return None
     async with deps.database.write(epoch=epoch) as tx:
         if await _stopped_since(tx, repair.finding):
             return None
-        repair_id = await repairs.intent(tx, repair, epoch, operation_id=repair.finding.operation_id)
+        await repairs.intent(tx, repair, epoch, repair_id=repair_id, operation_id=repair.finding.operation_id)
         done = await operation_repairs.order(deps, tx, repair.finding, repair.action)
         outcome = Outcome.REPAIRED if done else Outcome.ALREADY_HEALED
         await repairs.outcome(tx, repair_id, outcome, "")
@@ -182,11 +191,13 @@ async def _operation(deps: Deps, repair: Repair, epoch: int, left_s: float) -> O
     await deps.boundary(f"repair:{repair.action}:effect")
     attempt = repair.finding.evidence.get("attempt")
     if outcome is Outcome.REPAIRED and repair.action in _ENDS_RUN and isinstance(attempt, int) and repair.finding.operation_id is not None:
-        await _end_run(deps, engine_key(generation, repair.finding.operation_id, attempt))
+        key = engine_key(generation, repair.finding.operation_id, attempt)
+        if not (may_live and await _cancelled(deps, key)):
+            await _end_run(deps, key)
     return outcome
 
 
-async def _ordered(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Outcome | None:
+async def _ordered(deps: Deps, repair: Repair, repair_id: str, epoch: int, left_s: float) -> Outcome | None:
     """Intent and operation in one transaction; the intent stays open until the operation has ended. It takes no lease: the run does."""
     if left_s < ordering.LIMIT_S:
         return None
@@ -202,13 +213,13 @@ async def _ordered(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Out
             if await _stopped_since(tx, finding) or not await _approved(tx, repair):
                 return None
             if not drifted:
-                repair_id = await repairs.intent(tx, repair, epoch)
+                await repairs.intent(tx, repair, epoch, repair_id=repair_id)
                 await repairs.outcome(tx, repair_id, Outcome.ALREADY_HEALED)
                 await _announce(deps, tx, _Told.of(repair), repair_id, Outcome.ALREADY_HEALED, "")
                 return Outcome.ALREADY_HEALED
             limit_ms = int(deps.settings.timing.operation_s * 1000)
             operation = await orders.repair(tx, finding.server_id, ordering.KINDS[repair.action], deadline_ms=limit_ms)
-            await repairs.intent(tx, repair, epoch, operation_id=operation.id)
+            await repairs.intent(tx, repair, epoch, repair_id=repair_id, operation_id=operation.id)
     except Fenced:
         raise
     except (Busy, Conflict) as error:
@@ -216,6 +227,26 @@ async def _ordered(deps: Deps, repair: Repair, epoch: int, left_s: float) -> Out
         return None
     await deps.boundary(f"repair:{repair.action}:intent")
     return Outcome.ORDERED
+
+
+async def _cancelled(deps: Deps, key: str) -> bool:
+    """Has the engine end a run that stands still, heartbeat or not, and its processes with it. False: it is not over within ``CANCEL_S``, for
+    there is no worker, or no answer."""
+    asked: set[str] = set()
+    try:
+        async with asyncio.timeout(CANCEL_S):
+            while True:
+                left = [run.id for run in (await deps.engine.runs([key])).values() if not run.finished]
+                if not left:
+                    return True
+                for run_id in left:
+                    if run_id not in asked:
+                        await deps.engine.cancel(run_id)
+                        asked.add(run_id)
+                await asyncio.sleep(_LOOK_S)
+    except (AutomationError, TimeoutError) as error:
+        log.warning("its run was not cancelled", key=key, error=str(error))
+        return False
 
 
 async def _end_run(deps: Deps, key: str) -> None:
@@ -245,7 +276,7 @@ async def _approved(tx: Tx, repair: Repair) -> bool:
     return repair.review_id is not None and await reviews.carry_out(tx, repair.review_id, hash_of(plan_of(repair.finding)))
 
 
-async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] | None:
+async def _intent(deps: Deps, repair: Repair, repair_id: str, epoch: int) -> Lease | None:
     subject = repair.finding.server_id or repair.finding.subject
     try:
         async with deps.database.write(epoch=epoch) as tx:
@@ -254,7 +285,8 @@ async def _intent(deps: Deps, repair: Repair, epoch: int) -> tuple[str, Lease] |
             lease = await leases.take(
                 tx, subject, LeaseKind.REPAIR, deps.holder, int(deps.settings.timing.lease_s * 1000), reason=repair.finding.key[:200]
             )
-            return await repairs.intent(tx, repair, epoch, lease=lease, counted=breakers.counts(repair.action)), lease
+            await repairs.intent(tx, repair, epoch, repair_id=repair_id, lease=lease, counted=breakers.counts(repair.action))
+            return lease
     except Busy as error:
         log.info("not repaired now", finding=repair.finding.key, why=str(error))
         return None

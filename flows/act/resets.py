@@ -107,12 +107,12 @@ def _mended(row: EpisodeRow) -> bool:
 
 
 async def _others(database: Database, began: int, patience_s: float) -> SweepResult | None:
-    """The end of a sweep that began after ``began`` (ms), or was under way then."""
+    """The end of a sweep that began after ``began`` (ms): one that was under way had looked before."""
     end = time.monotonic() + patience_s
     while True:
         async with database.read() as tx:
             last = await sweeps.last(tx)
-        if last is not None and last.finished_at is not None and last.finished_at >= began and last.outcome is not None:
+        if last is not None and last.finished_at is not None and last.started_at >= began and last.outcome is not None:
             return SweepResult(last.outcome.value, last.epoch, reason=str(last.summary.get("reason", "")))
         if time.monotonic() >= end:
             return None

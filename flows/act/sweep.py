@@ -28,6 +28,7 @@ from flows.domain.ports import Gate
 from flows.domain.snapshot import Snapshot
 from flows.errors import AutomationError, Fenced, Temporary
 from flows.observe.gather import Readers, gather
+from flows.settings import TimingSettings
 from flows.state import brakes, episodes, epochs, observations, outbox, repairs, reviews, sources, sweeps
 from flows.state.database import Tx
 
@@ -44,6 +45,11 @@ class SweepResult:
     outcomes: Sequence[tuple[str, str]] = field(default_factory=tuple)
     seconds: float = 0.0
     reason: str = ""
+
+
+def too_late(age_s: float, timing: TimingSettings) -> bool:
+    """Whether a tick that was due so many seconds ago is another's by now: a schedule that was behind gives all that it missed at once."""
+    return age_s > max(2 * timing.sweep_s, timing.late_s)
 
 
 async def sweep(deps: Deps, gate: Gate, say: Callable[[str], None] | None = None) -> SweepResult:
@@ -183,6 +189,7 @@ class _Sweep:
         outcomes: list[tuple[str, str]] = []
         limit = self.deps.settings.timing.sweep_limit_s
         for order in plan.repairs:
+            await self.deps.boundary(f"act:{order.action}")
             left = limit - (time.monotonic() - self.began)
             outcome: Outcome | None = await repairing.carry_out(self.deps, order, self.epoch, left)
             outcomes.append((order.finding.key, outcome.value if outcome else "not begun"))

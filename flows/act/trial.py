@@ -27,7 +27,7 @@ from flows.domain.server import Server, ServerState
 from flows.domain.trial import Left, Made
 from flows.domain.validation import Part, Problem, Report, Unlooked
 from flows.errors import AutomationError, Conflict, Temporary
-from flows.state import audit, control, customers, leases, operations, servers, trials
+from flows.state import audit, control, customers, leases, operations, servers, sweeps, trials
 from flows.state.database import Tx
 from flows.state.trials import Rows
 
@@ -283,10 +283,25 @@ async def _gone(deps: Deps, server: Server, end: float) -> bool:
         await asyncio.sleep(deps.settings.timing.ready_poll_s)
 
 
+async def _rows_left(deps: Deps, server: Server) -> list[tuple[str, str, str]]:
+    """An episode is closed by the sweep that sees its server gone: one that is open is a trace once a whole sweep has left it so, or none came
+    in the time of several."""
+    timing = deps.settings.timing
+    end = time.monotonic() + deps.settings.watchdog.intervals * timing.sweep_s
+    since: int | None = None
+    while True:
+        async with deps.database.read() as tx:
+            found, last = await trials.left(tx, server), await sweeps.last_finished(tx)
+            since = tx.now if since is None else since
+        waits = any(object_.startswith("episodes:") for object_, _, _ in found)
+        if not waits or (last is not None and last.started_at >= since) or time.monotonic() >= end:
+            return found
+        await asyncio.sleep(timing.ready_poll_s)
+
+
 async def _traces(deps: Deps, server: Server) -> list[tuple[str, str, str]]:
-    async with deps.database.read() as tx:
-        found = await trials.left(tx, server)
-    if not await deps.proxmox.proven_absent(server.vmid):
+    found = await _rows_left(deps, server)
+    if not await deps.proxmox.proven_absent(server.vmid, template_vmid=server.template_vmid):
         what = f"ct {server.vmid} of {server.name} still exists"
         found.append((f"ct:{server.vmid}@{server.node}", what, f"on {server.node}: pct config {server.vmid}"))
     if server.name in (await deps.proxy.view()).registrations:

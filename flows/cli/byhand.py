@@ -23,12 +23,15 @@ def backup(server: Server, json: output.Json = False) -> None:
 
 def restore(server: Server, json: output.Json = False) -> None:
     """How to restore a server by hand. This version restores nothing."""
-    _refuse(server, json, "restore", "pct restore {vmid} ARCHIVE --force")
+    # Without a storage Proxmox takes ``local``, which holds no containers; and a restored container is stopped.
+    _refuse(server, json, "restore", "pct restore {vmid} ARCHIVE --storage {storage} --force", "zlh start {name}")
 
 
-def _refuse(server: str, json: bool, what: str, command: str) -> None:
+def _refuse(server: str, json: bool, what: str, command: str, *then: str) -> None:
     row, _ = one(BY_NAME["servers"], server)
-    steps = [f"zlh maintenance on {row['name']}", f"on {row['node']}: {command.format(**row)}", f"zlh maintenance off {row['name']}"]
+    told = row | {"storage": one(BY_NAME["hosts"], str(row["node"]))[0]["storage"]}
+    steps = [f"zlh maintenance on {row['name']}", f"on {row['node']}: {command.format(**told)}", f"zlh maintenance off {row['name']}"]
+    steps += [step.format(**told) for step in then]
     if json:
         output.data({"server": row["name"], "done": False, "by_hand": steps})
         raise SystemExit(1)

@@ -29,7 +29,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "repairs": ("What the controller did.", ("listings",)),
         "operations": ("Orders, and how far they are.", ("listings", "orders")),
         "reviews": ("Plans that wait for a person.", ("listings",)),
-        "breakers": ("Servers that automation leaves alone after failed repairs.", ("listings",)),
+        "breakers": ("What automation leaves alone after failed repairs.", ("listings",)),
         "leases": ("Who may act on what now.", ("listings",)),
         "backups": ("Copies, and which were verified.", ("listings",)),
         "vmids": ("VMIDs that are not free, and why.", ("listings", "vmids")),

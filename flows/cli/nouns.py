@@ -113,7 +113,7 @@ def _review(row: Row, now: int, utc: bool) -> dict[str, Any]:
 
 
 def _breaker(row: Row, now: int, utc: bool) -> dict[str, Any]:
-    return {**row, "last": output.moment(row["last_at"], utc), "host": row["node"]}
+    return {**row, "subject": row["server"] or row["subject"], "last": output.moment(row["last_at"], utc), "host": row["node"]}
 
 
 def short(row: Row) -> str:
@@ -226,13 +226,14 @@ NOUNS: Sequence[Noun] = (
         json=("plan",), choices={"check": Check},
     ),
     Noun(
-        "breakers", "Servers that automation leaves alone after failed repairs.",
-        """SELECT x.server_id AS id, s.name AS server, s.node, x.attempts, x.first_at, x.last_at
-           FROM (SELECT r.server_id, COUNT(*) AS attempts, MIN(r.intent_at) AS first_at, MAX(r.intent_at) AS last_at
-                 FROM repairs r WHERE r.counted AND r.server_id IS NOT NULL AND r.intent_at > :now - :window GROUP BY r.server_id) x
-           JOIN servers s ON s.id = x.server_id""",
-        "x.server_id", "x.last_at DESC", ("server", "host", "attempts", "last"), _breaker,
-        "no breaker is open", "x.last_at", ("s.name",), {"host": "s.node"}, "x.attempts >= :attempts",
+        "breakers", "What automation leaves alone after failed repairs.",
+        """SELECT x.id, x.id AS subject, s.name AS server, COALESCE(s.node, x.host) AS node, x.attempts, x.first_at, x.last_at
+           FROM (SELECT COALESCE(r.server_id, r.subject) AS id, MAX(r.host) AS host, COUNT(*) AS attempts, MIN(r.intent_at) AS first_at,
+                        MAX(r.intent_at) AS last_at
+                 FROM repairs r WHERE r.counted AND r.intent_at > :now - :window GROUP BY COALESCE(r.server_id, r.subject)) x
+           LEFT JOIN servers s ON s.id = x.id""",
+        "x.id", "x.last_at DESC", ("subject", "host", "attempts", "last"), _breaker,
+        "no breaker is open", "x.last_at", ("s.name",), {"host": "COALESCE(s.node, x.host)"}, "x.attempts >= :attempts",
     ),
 )  # fmt: skip
 BY_NAME = {noun.name: noun for noun in NOUNS}

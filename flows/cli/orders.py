@@ -18,7 +18,7 @@ from flows.cli.commands import group_of
 from flows.cli.listings import complete_customer, complete_operation, complete_server, one
 from flows.cli.nouns import BY_NAME
 from flows.cli.tasks import Tasks
-from flows.errors import RateLimited, Temporary
+from flows.errors import BadInput, RateLimited, Temporary
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -40,6 +40,7 @@ NAMES = {
     "disk_gb": "--disk",
     "request_nonce": "--nonce",
     "customer_id": "--customer",
+    "runtimes": "--runtime",
 }
 
 
@@ -64,13 +65,14 @@ def create(
     memory: Annotated[int, typer.Option(help="memory, MiB")] = 2048,
     cores: Annotated[int, typer.Option(help="cores")] = 2,
     disk: Annotated[int, typer.Option(help="disk, GiB")] = 10,
+    runtime: Annotated[list[str] | None, typer.Option(help="NAME=VERSION from the catalog, once for each; for --type dev")] = None,
     nonce: Annotated[str | None, typer.Option(help="the same nonce never creates twice; default: a new one")] = None,
     wait: Wait = True,
     json: output.Json = False,
 ) -> None:
     """Order a server for a customer."""
     owner, _ = one(BY_NAME["customers"], customer)
-    body = {
+    body: dict[str, Any] = {
         "ctype": kind,
         "name": name,
         "flavor": flavor or ("dev" if kind == "dev" else "fabric"),
@@ -81,7 +83,16 @@ def create(
         "request_nonce": nonce or uuid.uuid4().hex,
         "customer_id": owner["id"],
     }
+    if runtime:
+        body["runtimes"] = [_runtime(given) for given in runtime]
     _order("POST", "/api/servers/create", wait, json, body)
+
+
+def _runtime(given: str) -> dict[str, str]:
+    name, _, version = given.partition("=")
+    if not name or not version:
+        raise BadInput("--runtime", given, why="is not NAME=VERSION", remedy="for example --runtime node=22.3.0")
+    return {"name": name, "version": version}
 
 
 def delete(server: Server, yes: output.Yes = False, wait: Wait = True, json: output.Json = False) -> None:
@@ -154,6 +165,8 @@ def _order(
     settings = session.settings()
     answer = own_api.call(settings.api, method, path, body, named=NAMES)
     operation = answer.get("operation")
+    if isinstance(operation, dict) and answer.get("deduplicated") and body is None and gone is None and operation["state"] == wanted and not json:
+        operation = None  # it is over, and what it left is what is wanted: not to be told as if it were this order's
     if isinstance(operation, dict) and wait:
         _follow(settings, str(operation["id"]), json, wanted, gone)
     elif json:

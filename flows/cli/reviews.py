@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what became of it, and after which nobody is at work.
 LOOK_S, PATIENCE_S = 1.0, 300.0
+#: What an agent gives as a time, Unix seconds, is shown as one up to here, in the year 5138.
+FAR_S = 1e11
 
 
 def complete_review(incomplete: str) -> list[str]:
@@ -89,20 +91,33 @@ def said(row: Mapping[str, Any]) -> Iterator[str]:
     asked, until = output.moment(row["requested_at"]), output.moment(row["expires_at"])
     yield f"{row['check']} → {row['action']}  asked {asked} by {row['requested_by']}, until {until}"
     for key, value in sorted((plan.get("evidence") or {}).items()):
-        shown = " ".join(str(item) for item in value) if isinstance(value, list) else value
-        yield f"  {key:<20}{output.moment(shown) if key.endswith('_at') and isinstance(shown, int) else shown}"
+        yield f"  {key:<20}{_shown(key, value)}"
+
+
+def _shown(key: str, value: object) -> object:
+    """A fact of the plan. Times of the database are ``…_at`` in milliseconds, an agent's ``at`` is in seconds."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    if key.endswith("_at") and isinstance(value, int):
+        return output.moment(value)
+    if key == "at" and isinstance(value, int | float) and 0 < value < FAR_S:
+        return output.moment(int(value * 1000))
+    return value
 
 
 def _outcome(review: Review) -> str:
     """What became of the act. Raises DeadlineExceeded where no sweep takes it."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends:
-        rows, _ = session.rows(lambda now: _acts(review))
-        if rows and rows[0]["outcome"]:
-            return str(rows[0]["outcome"])
         found, _ = one(BY_NAME["reviews"], review.id)
         if found["decision"] not in ("approved", "carried_out"):
             return str(found["decision"])
+        # Carried out in the transaction of its act's intent: only then is the newest act its own.
+        rows, _ = session.rows(lambda now: _acts(review)) if found["decision"] == "carried_out" else ([], 0)
+        if rows and rows[0]["outcome"]:
+            return str(rows[0]["outcome"])
         time.sleep(LOOK_S)
     raise DeadlineExceeded(f"review {review.id[-8:]}", why=f"not carried out in {PATIENCE_S:.0f} s", remedy="does anything sweep? zlh status")
 
@@ -112,6 +127,6 @@ def _acts(review: Review) -> Any:
 
     return Query(
         """SELECT r.outcome FROM repairs r WHERE r."check" = :check AND r.subject = :subject AND r.action = :action AND r.intent_at >= :since
-           ORDER BY r.intent_at LIMIT 1""",
+           ORDER BY r.intent_at DESC, r.id DESC LIMIT 1""",
         {"check": review.check.value, "subject": review.subject, "action": review.action.value, "since": review.decided_at or 0},
     )

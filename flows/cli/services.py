@@ -169,11 +169,14 @@ async def _watch(settings: Settings, every: float) -> int:
 
 def drain(
     limit: Annotated[float, typer.Option(help="seconds to wait for runs under way")] = DRAIN_S,
+    json: output.Json = False,
 ) -> None:
     """Hand out no more runs and wait for those under way: before the worker is stopped."""
     from flows.cli.drain import drain as draining
 
     left = asyncio.run(draining(session.settings().engine, limit))
+    if json:
+        output.data({"left": left})
     if left:
         sys.stderr.write(f"zlh: {left} runs still under way after {limit:g} s; their operations will be taken up again\n")
         raise SystemExit(1)

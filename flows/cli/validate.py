@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 def everything(ctx: typer.Context, json: output.Json = False) -> None:
     """Is the state consistent? Everything that can be looked at without touching anything: database, workers.
 
-    Exit 1 with findings, 3 where something could not be looked at."""
+    Exit 1 with findings; 3 with none, where something could not be looked at."""
     if ctx.invoked_subcommand is None:
         from flows.observe import validation
 
@@ -68,7 +68,7 @@ def provisioning(
 ) -> None:
     """Order one server, prove that exactly one record, job, container, agent execution and alert came of it, and delete it without trace (M5).
 
-    Exit 1 with findings, 3 where something could not be looked at."""
+    Exit 1 with findings; 3 with none, where something could not be looked at."""
     from flows import bootstrap
     from flows.act import trial
 
@@ -92,7 +92,8 @@ def post_migration(
 ) -> None:
     """After a migration: database, resets of Redis and the engine's runs, workers, one controlled creation; the first failure ends it (M8).
 
-    From its begin until it passed the front door takes no order but its own. Exit 1 where it stopped, 3 where it could not look."""
+    From its begin until it passed the front door takes no order but its own. Exit 1 where it stopped; with --here
+    3 where it stopped because something could not be looked at."""
     settings = session.settings()
     output.confirm("refuse every order until this passed, reset Redis, and end the engine's old runs?", yes)
     if not here:

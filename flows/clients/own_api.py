@@ -102,8 +102,24 @@ def _invalid(problem: Mapping[str, Any], body: Mapping[str, Any], named: Mapping
     errors = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
     wrong = [(str(e.get("field", "")), str(e.get("detail", ""))) for e in errors] or [("request", str(problem.get("detail", "")))]
     field, why = wrong[0]
-    more = "".join(f"; {named.get(name, name)} {detail}" for name, detail in wrong[1:])
-    return BadInput(named.get(field, field), body.get(field), why=why + more, remedy="correct it and order again")
+    more = "".join(f"; {_called(name, named)} {detail}" for name, detail in wrong[1:])
+    return BadInput(_called(field, named), _sent(body, field), why=why + more, remedy="correct it and order again")
+
+
+def _called(field: str, named: Mapping[str, str]) -> str:
+    """``runtimes.0.name`` is a part of what the user knows as the whole."""
+    return named.get(field) or named.get(field.partition(".")[0]) or field
+
+
+def _sent(body: Any, field: str) -> object:
+    for part in field.split("."):
+        if isinstance(body, Mapping):
+            body = body.get(part)
+        elif isinstance(body, list) and part.isdecimal() and int(part) < len(body):
+            body = body[int(part)]
+        else:
+            return None
+    return body
 
 
 def _remedy(kind: str, problem: Mapping[str, Any]) -> str:

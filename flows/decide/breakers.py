@@ -2,14 +2,15 @@
 
 Withdrawals neither count nor are blocked, but stop at 12 an hour per server, and per entry where no server is known; since no breaker ever
 tells of them, three that failed within the hour call a person. A bulk repair counts against its source, 3 an hour.
-Repairs of operations are counted by the operation's own attempts. ``act`` asks :func:`counts` when it writes an intent.
+Repairs of operations are counted by the operation's own attempts. A destructive candidate needs no acknowledgement of its own: each of its acts
+uses an approval up, and none is given while the breaker is open. ``act`` asks :func:`counts` when it writes an intent.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Finding, Outcome, Policy, RepairRow
+from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, EpisodeRow, Finding, Outcome, Policy, RepairRow
 from flows.domain.snapshot import Fleet
 
 #: Repairs of a whole source at once.
@@ -29,7 +30,6 @@ class Breakers:
 
     def __init__(self, fleet: Fleet, policy: Policy, now: int) -> None:
         self._policy = policy
-        self._unacknowledged = fleet.unacknowledged
         self._counted: dict[str, list[RepairRow]] = {}
         for row in fleet.repairs:
             if row.counted and row.intent_at > now - policy.breaker_window_ms:
@@ -44,7 +44,7 @@ class Breakers:
         return len(self._counted.get(owner, ()))
 
     def is_open(self, owner: str) -> bool:
-        return self.attempts(owner) >= self._policy.breaker_attempts or owner in self._unacknowledged
+        return self.attempts(owner) >= self._policy.breaker_attempts
 
     def blocks(self, finding: Finding) -> str:
         """Why a breaker forbids the finding's repair, in words; empty if none does."""
@@ -57,8 +57,6 @@ class Breakers:
         owner = finding.server_id or finding.subject
         if not self.is_open(owner):
             return ""
-        if owner in self._unacknowledged:
-            return "until an admin acknowledges the last destructive candidate"
         return f"{self.attempts(owner)} attempts within the hour"
 
     def exhausted_withdrawals(self, finding: Finding) -> bool:
@@ -74,8 +72,15 @@ class Breakers:
     def announced(self, finding: Finding, episode_id: str | None) -> bool:
         """Whether the failure that opened the server's breaker was this very episode's, and so raised its alert. A breaker that another
         drift of the server opened told nobody of this one."""
-        rows = self._counted.get(finding.server_id or finding.subject, [])
-        if episode_id is None or sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
+        return episode_id is not None and self._alerted(finding.server_id or finding.subject, finding.check, episode_id)
+
+    def told_of(self, episode: EpisodeRow) -> bool:
+        """:meth:`announced`, of an episode that is over: perhaps before any sweep saw the open breaker."""
+        return self._alerted(episode.server_id or episode.subject, episode.check, episode.id)
+
+    def _alerted(self, owner: str, check: Check, episode_id: str) -> bool:
+        rows = self._counted.get(owner, [])
+        if sum(r.outcome in _FAILURES for r in rows) < self._policy.breaker_attempts:
             return False
         last = max(rows, key=lambda r: (r.intent_at, r.id))
-        return last.outcome in _FAILURES and last.check is finding.check and last.episode_id == episode_id
+        return last.outcome in _FAILURES and last.check is check and last.episode_id == episode_id

@@ -41,9 +41,15 @@ class Verdict:
 
 
 def changes(
-    verdicts: Iterable[Verdict], open_: Mapping[str, EpisodeRow], now: int, policy: Policy, unproven: Callable[[EpisodeRow], str]
+    verdicts: Iterable[Verdict],
+    open_: Mapping[str, EpisodeRow],
+    now: int,
+    policy: Policy,
+    unproven: Callable[[EpisodeRow], str],
+    told_of: Callable[[EpisodeRow], bool] = lambda episode: False,
 ) -> tuple[EpisodeChange, ...]:
-    """Every transition of this sweep, by key. ``unproven(episode)``: why the absence of a finding does not prove it over; empty if it does."""
+    """Every transition of this sweep, by key. ``unproven(episode)``: why the absence of a finding does not prove it over; empty if it does.
+    ``told_of(episode)``: whether people heard of it by another event, its breaker's, which its row does not say."""
     found = {v.finding.key: v for v in verdicts}
     result: list[EpisodeChange] = []
     for key in sorted({*found, *open_}):
@@ -52,7 +58,7 @@ def changes(
             change = _opened(verdict) if episode is None else _lasting(verdict, episode, now, policy)
         else:
             assert episode is not None
-            change = None if unproven(episode) else _closed(key, episode)
+            change = None if unproven(episode) else _closed(key, episode, told=episode.escalated_at is not None or told_of(episode))
         if change is not None:
             result.append(change)
     return tuple(result)
@@ -93,8 +99,8 @@ def _needs_a_person(verdict: Verdict) -> bool:
     return verdict.reason in _ESCALATES or (verdict.failing and verdict.reason in _TRIED)
 
 
-def _closed(key: str, episode: EpisodeRow) -> EpisodeChange:
-    return EpisodeChange(Transition.CLOSED, key, None, episode, "gone", announce=episode.escalated_at is not None)
+def _closed(key: str, episode: EpisodeRow, *, told: bool) -> EpisodeChange:
+    return EpisodeChange(Transition.CLOSED, key, None, episode, "gone", announce=told)
 
 
 def _change(transition: Transition, verdict: Verdict, episode: EpisodeRow | None, *, announce: bool = False) -> EpisodeChange:

@@ -53,7 +53,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
         episode = open_.get(s.finding.key)
         told = s.reason is Reason.BREAKER_OPEN and breakers.announced(s.finding, episode.id if episode else None)
         verdicts.append(episodes.Verdict(s.finding, s.reason.value, told, breakers.failing(s.finding), s.finding.key in news))
-    changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped))
+    changes = episodes.changes(verdicts, open_, snapshot.now, policy, lambda e: unproven(snapshot, policy, e, skipped), breakers.told_of)
     withdrawn = desk.outdated(findings, changes)
     return Plan(tuple(repairs), tuple(suppressed), tuple(_placed(change, snapshot) for change in changes), skipped, asked, withdrawn)
 

@@ -12,6 +12,7 @@ from flows.decide import stale, vmids
 from flows.domain.agent import AgentStatus, Observation, WorkloadState
 from flows.domain.finding import Policy
 from flows.domain.known import Known, Unknown
+from flows.domain.server import ContainerType, Desired, Server, ServerState
 from flows.domain.snapshot import Snapshot, SourceFact
 from flows.domain.sources import HOLD_TAG
 
@@ -23,6 +24,7 @@ NOT_ASKED = "not asked"
 #: stays stopped: task lists forget.
 STOPPED_BY = "its container is stopped by "
 _REASON_LENGTH = 255
+_IDLE = "idle:"
 
 
 def source_of(snapshot: Snapshot, name: str) -> Known[Any] | Unknown | None:
@@ -161,6 +163,42 @@ def container_gone(snapshot: Snapshot, server_id: str) -> bool:
     return server is not None and isinstance(snapshot.proxmox, Known) and server.vmid in snapshot.proxmox.value.absent
 
 
+def should_run(server: Server) -> bool:
+    """By its record; its customer's standing is another matter."""
+    return server.state is ServerState.ACTIVE and server.desired is Desired.RUNNING
+
+
+def _watched(server: Server) -> bool:
+    """What is suspended is counted too: stopped for its customer's standing, it should run from the moment in which that is good again."""
+    return server.desired is Desired.RUNNING and server.state in (ServerState.ACTIVE, ServerState.SUSPENDED)
+
+
+def idle(snapshot: Snapshot, server: Server) -> str:
+    """What is stopped there, ``container`` or ``game``; empty where something runs, an agent is at work, or nobody knows. A container that is
+    gone is no stopped one."""
+    if container_gone(snapshot, server.id):
+        return ""
+    if container_stopped(snapshot, server.id):
+        return "container"
+    answer = snapshot.agents.get(server.id)
+    still = isinstance(answer, Known) and answer.value.state is WorkloadState.STOPPED and answer.value.operation is None
+    return "game" if still and server.ctype is ContainerType.GAME and container_running(snapshot, server.id) else ""
+
+
+def idle_subject(server_id: str) -> str:
+    """Under which its sightings are counted."""
+    return f"{_IDLE}{server_id}"
+
+
+def _undecided(snapshot: Snapshot, server_id: str) -> bool:
+    """Whether nobody can say this time that something runs there."""
+    server = snapshot.fleet.servers.get(server_id)
+    if server is None or not _watched(server) or container_stopped(snapshot, server_id):
+        return False
+    unheard = server.ctype is ContainerType.GAME and not isinstance(snapshot.agents.get(server_id), Known)
+    return unheard or not container_running(snapshot, server_id)
+
+
 def _down(snapshot: Snapshot, server_id: str) -> str:
     """Why nothing runs there, in words that the next sweep understands."""
     if container_gone(snapshot, server_id):
@@ -200,7 +238,8 @@ def observations(snapshot: Snapshot) -> tuple[Observation, ...]:
 
 
 def sightings(snapshot: Snapshot, policy: Policy) -> Mapping[str, int]:
-    """The next count of consecutive sweeps per stale entry that the database does not know. An unknown source neither adds nor resets.
+    """The next count of consecutive sweeps per stale entry that the database does not know, and per server that should run, were its
+    customer in good standing, and in which nothing runs: *not ready* has a count of its own. An unknown source neither adds nor resets.
     Counts stop at ``confirm_sweeps``, so that a lasting entry changes no row."""
     before = snapshot.fleet.sightings
     after = {key: min(before.get(key, 0) + 1, policy.confirm_sweeps) for key in _seen(snapshot, policy)}
@@ -210,6 +249,7 @@ def sightings(snapshot: Snapshot, policy: Policy) -> Mapping[str, int]:
         after.update({k: n for k, n in before.items() if k.startswith("dns:")})
     if not isinstance(snapshot.proxmox, Known):
         after.update({k: n for k, n in before.items() if k.startswith(("container:", "vmid:"))})
+    after.update({k: n for k, n in before.items() if k not in after and k.startswith(_IDLE) and _undecided(snapshot, k.removeprefix(_IDLE))})
     return dict(sorted(after.items()))
 
 
@@ -221,6 +261,9 @@ def _seen(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
         yield vmids.subject_of(container.vmid)
     for vmid in sorted(vmids.shared_by_guests(snapshot)):
         yield f"vmid:{vmid}"
+    for server in snapshot.fleet.servers.values():
+        if _watched(server) and idle(snapshot, server):
+            yield idle_subject(server.id)
 
 
 def sources(snapshot: Snapshot) -> tuple[SourceFact, ...]:

@@ -19,6 +19,8 @@ class LeaseKind(StrEnum):
 FREE_WHEN_EXPIRED = frozenset({LeaseKind.REPAIR, LeaseKind.BACKUP, LeaseKind.MAINTENANCE})
 #: An expired lease of these kinds still blocks everything but its own resumption.
 BLOCKS_WHEN_EXPIRED = frozenset({LeaseKind.PATCH, LeaseKind.RESTORE})
+#: Leases of these kinds last no longer than their holder's heartbeat; the others were taken for as long as they say.
+KEPT_ALIVE = frozenset({LeaseKind.OPERATION, LeaseKind.REPAIR, LeaseKind.BACKUP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,12 @@ class Lease:
     expires_at: int = 0
 
     def expired(self, now: int) -> bool:
-        return self.holder is not None and self.expires_at <= now
+        """Also where its heartbeat lies ahead by more than the expiry: the clock was set back since, and might keep a dead holder's for hours."""
+        ahead = self.kind in KEPT_ALIVE and self.heartbeat_at - now > self.expires_at - self.heartbeat_at
+        return self.holder is not None and (self.expires_at <= now or ahead)
 
     def blocks(self, now: int) -> bool:
         """Whether a newcomer must keep away. An expired ``operation`` lease is an orphan: the sweep frees it, nobody else."""
         if self.holder is None or self.kind is None:
             return False
-        return self.expires_at > now or self.kind not in FREE_WHEN_EXPIRED
+        return not self.expired(now) or self.kind not in FREE_WHEN_EXPIRED

@@ -59,11 +59,10 @@ class Fleet:
     backups: Mapping[str, BackupFact] = field(default_factory=dict)
     sources: Mapping[str, SourceFact] = field(default_factory=dict)
     queues: tuple[QueueFact, ...] = ()
-    #: Per entry not yet confirmed, "proxy:<name>", "dns:<name>", "container:<vmid>" or "vmid:<vmid>" → consecutive sweeps seen.
+    #: Per entry not yet confirmed, "proxy:<name>", "dns:<name>", "container:<vmid>", "vmid:<vmid>" or "idle:<server>" → consecutive sweeps seen.
     sightings: Mapping[str, int] = field(default_factory=dict)
-    #: Server ids of live (not deleted) servers by name: names wanted by the database.
+    #: Up to which level automation repairs; a person sets it.
     max_level: int = 1
-    unacknowledged: frozenset[str] = frozenset()
     #: Reviews of the last days, decided or not; the newest last.
     reviews: tuple[Review, ...] = ()
 

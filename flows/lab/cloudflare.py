@@ -120,20 +120,26 @@ class CloudflarePart:
     @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Errors in Cloudflare's form, and who may call at all."""
+        before = dict(self._records)
         try:
             self._admit(request)
             answer = await handler(request)
-            if request.method != "GET":
-                self.writes.append({"call": f"{request.method} {request.path}", "status": answer.status, "code": None})
+            self._wrote(request, before, answer.status, None)
             return answer
         except _Refusal as refusal:
-            if request.method != "GET":
-                self.writes.append({"call": f"{request.method} {request.path}", "status": refusal.status, "code": refusal.error["code"]})
+            self._wrote(request, before, refusal.status, refusal.error["code"])
             body = {"success": False, "errors": [refusal.error], "messages": [], "result": None}
             return web.json_response(body, status=refusal.status, headers=refusal.headers)
         except web.HTTPNotFound:
             body = {"success": False, "errors": [{"code": 7000, "message": "No route for that URI"}], "messages": [], "result": None}
             return web.json_response(body, status=404)
+
+    def _wrote(self, request: web.Request, before: Mapping[str, Entry], status: int, code: int | None) -> None:
+        """``names``: of the records that it made, changed or removed."""
+        if request.method != "GET":
+            now = self._records
+            names = {entry["name"] for key, entry in {**before, **now}.items() if before.get(key) is not now.get(key)}
+            self.writes.append({"call": f"{request.method} {request.path}", "status": status, "code": code, "names": sorted(names)})
 
     def _admit(self, request: web.Request) -> None:
         header = request.headers.get("Authorization", "")

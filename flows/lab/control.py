@@ -204,8 +204,11 @@ class Control:
         return await self._manipulate("agents", request.match_info["op"], {**extra, "vmid": vmid})
 
     async def dns(self, request: web.Request) -> web.Response:
+        """The zone is Cloudflare's where that part runs: the product keeps it there."""
         order = await _body(request, DnsOrder)
-        return await self._manipulate("dns", order.op, order.model_dump(exclude={"op"}, exclude_none=True))
+        return await self._manipulate(
+            "cloudflare" if "cloudflare" in self.parts else "dns", order.op, order.model_dump(exclude={"op"}, exclude_none=True)
+        )
 
     async def register(self, request: web.Request) -> web.Response:
         return await self._manipulate("bridge", "register", (await _body(request, RegistrationOrder)).model_dump())

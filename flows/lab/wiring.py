@@ -162,7 +162,18 @@ def env(config: Mapping[str, Any], points: Mapping[str, Mapping[str, str]], cont
         "ZLH_NOTIFY__BASE_URL": points["discord"]["webhooks"],
         **hooks,
         "ZLH_ARTIFACTS__URL": points["artifacts"]["url"],
+        **(_cloudflare(config, points["cloudflare"]) if "cloudflare" in points else {}),
         **(_real(config, points) if config.get("fleet") == "lxc" else _simulated(points, control)),
+    }
+
+
+def _cloudflare(config: Mapping[str, Any], point: Mapping[str, str]) -> dict[str, str]:
+    """In place of the name server, which runs all the same."""
+    return {
+        "ZLH_DNS__PROVIDER": "cloudflare",
+        "ZLH_DNS__CLOUDFLARE_URL": point["url"],
+        "ZLH_DNS__CLOUDFLARE_ZONE_ID": point["zone_id"],
+        "ZLH_DNS__CLOUDFLARE_TOKEN": config["cloudflare"]["token"],
     }
 
 

@@ -86,7 +86,7 @@ class Autonomy:
     def report(self, hours: float) -> dict[str, Any]:
         """For people, and for docs/benchmarks.md."""
         times = sorted(self.healed)
-        kinds = Counter(post.key.partition("/")[0] + " " + (post.key.split("/")[1] if post.key.count("/") > 1 else "") for post in self._pages)
+        kinds = Counter(_kind(post.key) for post in self._pages)
         outcomes = Counter(
             f"{action} {outcome}"
             for action, outcome, number in self.scene.ledger.rows("SELECT action, outcome, COUNT(*) FROM repairs GROUP BY action, outcome")
@@ -100,14 +100,21 @@ class Autonomy:
             "p99 time to heal, s": round(times[min(len(times) - 1, int(len(times) * 0.99))]) if times else 0,
             "wrong repairs": self.wrong,
             "pages per week": round(len(self._pages) / (hours * 3600 / WEEK_S), 1),
-            "pages": [f"{number} × {kind.strip()}: {self._advice(kind)}" for kind, number in kinds.most_common(40)],
+            "pages": [f"{number} × {kind}: {self._advice(kind)}" for kind, number in kinds.most_common(40)],
             "repairs": [f"{number} × {what}" for what, number in sorted(outcomes.items())],
         }
 
     def _advice(self, kind: str) -> str:
         """What the message itself told a person to do: its command line."""
         for post in self._pages:
-            if post.key.startswith(kind.strip().replace(" ", "/")):
+            if _kind(post.key) == kind:
                 commands = [line for line in post.text.splitlines() if "zlh " in line or "pct " in line]
                 return commands[0].strip() if commands else "nothing: for information"
         return ""
+
+
+def _kind(key: str) -> str:
+    """What a page is about, whoever it is about: ``escalated workload_stopped``, ``provisioning_failed``."""
+    kind, _, rest = key.partition("/")
+    check, more, _ = rest.partition("/")
+    return f"{kind} {check}" if more and check.replace("_", "").isalpha() else kind

@@ -6,6 +6,7 @@ its processes with it and comes back after a while.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,9 @@ HOSTS = ("c1", "c2")
 TWICE = 0.12
 #: Seconds between two looks of a dispatcher that nobody woke, while something waits.
 LOOK_S = 15.0
+_SUBMISSIONS = "SELECT 1 FROM operations WHERE attempt_state IN ('unclaimed', 'submitting') AND live_server IS NOT NULL"
+#: Tables whose commits may mean work for a dispatcher.
+_NEWS = frozenset({"outbox", "attempts"})
 Swept = Callable[[Process, sweeping.SweepResult | None], None]
 
 
@@ -59,6 +63,9 @@ class Controllers:
     doubted: Callable[[str], None] = lambda kind: None
     processes: list[Process] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
+    standing: dict[str, float] = field(default_factory=dict)  # hosts that stand still, until when
+    late: int = 0  # causes for which the engine's schedule is behind
+    due: list[float] = field(default_factory=list)  # its ticks that nobody got yet
     redis: Redis = field(default_factory=Redis)
     numbers: dict[str, int] = field(default_factory=dict)
     twins: int = 0  # runs that are begun twice from now on
@@ -71,12 +78,13 @@ class Controllers:
         self.proxmox, self.agents, self.dns, self.runner = Proxmox(world), Agents(world), Dns(world), Runner(world)
         self.proxy = Proxy(world, self.server_of, self._listing)
         self.route: Callable[[Event, int], Route] = bootstrap.router(self.settings)
-        self.dirty: dict[str, Any] = {}
+        self.dirty: dict[str, bool] = {}
+        self.wakes: dict[str, asyncio.Future[None]] = {}
 
     # Processes
 
     def alive(self) -> list[str]:
-        return [host for host in HOSTS if host not in self.down]
+        return [host for host in HOSTS if host not in self.down and self.standing.get(host, 0.0) <= self.loop.time()]
 
     def process(self, kind: str, host: str) -> Process:
         number = self.numbers[kind] = self.numbers.get(kind, 0) + 1
@@ -84,16 +92,21 @@ class Controllers:
         process.holder = f"{host}:{number}:{kind}"
         process.on_death.append(lambda: self.store.orphaned(process))
         self.processes.append(process)
-        for entry in list(self.armed):
-            if entry[0] in (kind, host):
-                self.armed.remove(entry)
-                process.arm(entry[1], entry[2])
+        entry = next((entry for entry in self.armed if entry[0] in (kind, host)), None)
+        if entry is not None:  # one fault strikes one process
+            self.armed.remove(entry)
+            process.arm(entry[1], entry[2])
+        if self.standing.get(host, 0.0) > self.loop.time():
+            self.stand(process, self.standing[host] - self.loop.time())
         return process
 
     def spawn(self, process: Process, work: Coroutine[Any, Any, None]) -> None:
-        def over(task: object) -> None:
+        def over(task: asyncio.Task[None]) -> None:
             if process in self.processes:
                 self.processes.remove(process)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:  # nobody awaits it: what is no AutomationError is a defect, and ends the simulation
+                self.loop.failure = self.loop.failure or error
 
         task = self.loop.spawn(process, work)
         task.add_done_callback(over, context=self.loop.outside)
@@ -101,6 +114,9 @@ class Controllers:
     def kill(self, process: Process) -> None:
         self.doubted(process.kind)
         self.loop.kill(process)
+        if process.kind == "dispatch":  # what it had is the other one's from now on
+            for wake in self.wakes.values():
+                _wake(wake)
         if process in self.processes:
             self.processes.remove(process)
 
@@ -117,6 +133,13 @@ class Controllers:
         for process in [p for p in self.processes if p.host == host]:
             self.kill(process)
         self.loop.after(seconds, self._back, host)
+
+    def stand_host(self, host: str, seconds: float) -> None:
+        """SIGSTOP of all its processes, its worker included, and SIGCONT after so many seconds."""
+        self.standing[host] = max(self.standing.get(host, 0.0), self.loop.time() + seconds)
+        for process in [p for p in self.processes if p.host == host]:
+            self.stand(process, seconds)
+        self.loop.after(seconds, self.engine.look_soon)
 
     def _back(self, host: str) -> None:
         self.down.discard(host)
@@ -146,6 +169,9 @@ class Controllers:
         if self.stopped:
             return
         self.loop.after(self.settings.timing.sweep_s, self._tick, number + 1)
+        if self.late:
+            self.due.append(self.loop.time())
+            return
         alive = self.alive()
         if not alive or self.world.wire.trouble("engine").down:
             return
@@ -153,6 +179,14 @@ class Controllers:
         self.sweep(first)
         if len(alive) > 1 and draw(self.seed, "twice", number) < TWICE:
             self.loop.after(8 * draw(self.seed, "late", number), self.sweep, next(h for h in alive if h != first))
+
+    def catch_up(self) -> None:
+        """The ticks that were missed come all at once. Those too old end as superseded, as in ``flows.reconcile``."""
+        due, self.due = self.due, []
+        alive = self.alive()
+        for number, at in enumerate(due):
+            if alive and not sweeping.too_late(self.loop.time() - at, self.settings.timing):
+                self.sweep(alive[number % len(alive)])
 
     def sweep(self, host: str) -> None:
         if host not in self.down:
@@ -208,15 +242,26 @@ class Controllers:
         database = self.store.database()
         submit = Submitter(database, Engine(self.world, self.engine), self.settings, process.holder)
         post = Dispatcher(database, Notifier(self.world), self.settings, process.holder, clock=self.loop.time)
-        offset = draw(self.seed, "dispatch", host)
+        beat = 1.0 + draw(self.seed, "dispatch", host)
         looked = -LOOK_S
         while True:
-            await self.loop.nap(1.0 + offset)
-            if not self.dirty[host] and (self.loop.time() - looked < LOOK_S or not self._waiting()):
-                continue
+            await self._next_beat(host, beat, looked)
             self.dirty[host], looked = False, self.loop.time()
             for work in (submit.submit, post.drain):
                 await self._until_idle(process, work)
+
+    async def _next_beat(self, host: str, beat: float, looked: float) -> None:
+        """Until the first beat from now on at which a commit of somebody else's, or what waits for long, asks for a look."""
+        loop, begun = self.loop, self.loop.time()
+        while not self.dirty[host]:
+            if self._waiting() and loop.time() - looked >= LOOK_S:
+                break
+            wake = self.wakes[host] = loop.create_future()
+            if self._waits():
+                loop.after(max(looked + LOOK_S - loop.time(), LOOK_S / 2), _wake, wake)
+            await wake
+        beats = int((loop.time() - begun) / beat) + 1
+        await loop.nap(begun + beats * beat - loop.time())
 
     async def _until_idle(self, process: Process, work: Callable[[], Awaitable[int]]) -> None:
         try:
@@ -226,17 +271,23 @@ class Controllers:
             self.said(process, f"will try again: {error}")
 
     def _waiting(self) -> bool:
-        """Whether anything waits to be sent or submitted: a look beside the product, so that a month need not open a transaction each second."""
-        found = self.store.reader.execute(
-            "SELECT EXISTS (SELECT 1 FROM outbox WHERE state = 'waiting') OR EXISTS"
-            " (SELECT 1 FROM operations WHERE attempt_state IN ('unclaimed', 'submitting') AND live_server IS NOT NULL)"
-        ).fetchone()
+        """Whether anything is due to be sent or submitted: a look beside the product, so that a month need not open a transaction each second."""
+        due = "SELECT 1 FROM outbox WHERE state = 'waiting' AND not_before <= ?"
+        found = self.store.reader.execute(f"SELECT EXISTS ({due}) OR EXISTS ({_SUBMISSIONS})", (self.store.now(),)).fetchone()
         return bool(found[0])
 
-    def woken(self, tables: frozenset[str]) -> None:
-        if "outbox" in tables or "attempts" in tables:
-            for host in self.dirty:
-                self.dirty[host] = True
+    def _waits(self) -> bool:
+        """Whether anything is, or will be, due."""
+        held = "SELECT 1 FROM outbox WHERE state = 'waiting'"
+        return bool(self.store.reader.execute(f"SELECT EXISTS ({held}) OR EXISTS ({_SUBMISSIONS})").fetchone()[0])
+
+    def woken(self, process: Process | None, tables: frozenset[str]) -> None:
+        """A dispatcher goes on by itself until nothing is left: its own commits are no news to it, nor to the other one."""
+        if (process is not None and process.kind == "dispatch") or not tables & _NEWS:
+            return
+        for host in self.dirty:
+            self.dirty[host] = True
+            _wake(self.wakes.get(host))
 
     # What the bridge asks our listener
 
@@ -247,6 +298,11 @@ class Controllers:
         async with database.read() as tx:
             found = await rehydrate.backends(tx)
         return {b.name: (Registration(b.name, b.address, b.port), b.lease_token) for b in found.backends}
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 def _identity(server: Server) -> Identity:

@@ -1,4 +1,4 @@
-"""SQLite in the loop: what SQLAlchemy's aiosqlite dialect asks of a connection, without its thread.
+"""SQLite in the loop: SQLAlchemy's synchronous engine under the product's own transactions, without a thread and without greenlets.
 
 Every statement takes one turn of the loop, a begin and a commit some virtual milliseconds. A process that dies loses its open transactions
 at once, as it would with its file descriptors; one that stands still longer than ``IDLE_S`` loses them to the server. ``Store`` is the
@@ -11,46 +11,31 @@ import asyncio
 import copy
 import re
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
 
-from sqlalchemy.pool import Pool
+import sqlalchemy
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from flows.simulate.keyed import Stream
 from flows.simulate.loop import BARE, Process, VirtualLoop, here
-from flows.state.database import Database
+from flows.simulate.statements import Statements
+from flows.state import patience
+from flows.state.database import Database, Look, Tx
+
+T = TypeVar("T")
 
 #: Milliseconds since 1970 at which every simulation begins: a Monday, 00:00 UTC.
 EPOCH_MS = 1_767_571_200_000
 #: Seconds after which the server ends a transaction whose process stands still.
 IDLE_S = 60.0
 _TABLE = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM|INSERT OR \w+ INTO)\s+\"?(\w+)", re.IGNORECASE)
+_GONE = "no active connection"
 Told = Callable[[Process | None, frozenset[str]], None]
-
-
-class LeakyPool(Pool):
-    """Connections by demand. What a dead process had out never comes back, and nothing waits for it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._free: list[Any] = []
-
-    _is_asyncio = True
-
-    def _do_get(self) -> Any:
-        return self._free.pop() if self._free else self._create_connection()
-
-    def _do_return_conn(self, record: Any) -> None:
-        self._free.append(record)
-
-    def status(self) -> str:
-        return f"{len(self._free)} free"
-
-    def dispose(self) -> None:
-        self._free.clear()
-
-    def recreate(self) -> LeakyPool:
-        return LeakyPool(self._creator)
 
 
 class Store:
@@ -68,7 +53,10 @@ class Store:
         self.lose_answer = 0  # commits until one whose answer is lost; 0: none
         self._open: set[Connection] = set()
         self._tables: dict[str, str] = {}
-        self._template = Database(f"sqlite+aiosqlite:///{path}", clock=self.now, async_creator=self._connect, poolclass=LeakyPool)
+        self._engine = create_engine(f"sqlite:///{path}", creator=self._connect, poolclass=NullPool)
+        self.statements = Statements(self._engine.dialect)
+        self._free: list[Session] = []
+        self._template = InLoop(self)
         self.reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.reader.execute("PRAGMA query_only=1")
 
@@ -120,70 +108,164 @@ class Store:
             found = self._tables[sql] = match[1] if match else ""
         return found
 
-    async def _connect(self) -> Connection:
-        return Connection(self, sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512))
+    def session(self) -> Session:
+        """A connection by demand. What a dead process had out never comes back, and nothing waits for it."""
+        while self._free:
+            session = self._free.pop()
+            if session.dbapi.alive:
+                return session
+        return Session(self._engine.connect())
+
+    def back(self, session: Session) -> None:
+        if session.dbapi.alive:
+            self._free.append(session)
+
+    def _connect(self) -> Connection:
+        raw = sqlite3.connect(self.path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=512)
+        raw.execute("PRAGMA foreign_keys=ON")  # as flows.state.connections has it
+        raw.execute("PRAGMA synchronous=OFF")  # what a power cut would leave is not simulated
+        return Connection(self, raw)
 
 
-class _Inbox:
-    """Takes what the dialect would have its thread do, and does it."""
+class InLoop(Database):
+    """The product's database, but for how a transaction is opened and ended."""
 
-    def put_nowait(self, item: tuple[asyncio.Future[Any], Callable[[], Any]]) -> None:
-        future, function = item
-        future.set_result(function())
+    def __init__(self, store: Store) -> None:
+        super().__init__(f"sqlite+aiosqlite:///{store.path}", clock=store.now, async_creator=_never)
+        self._store = store
+
+    async def _open(self, stack: AsyncExitStack, *, writing: bool) -> Tx:
+        store = self._store
+        pauses = patience.pauses(self._busy, store.loop.time)
+        while True:
+            session = store.session()
+            try:
+                await session.dbapi.begin("BEGIN IMMEDIATE" if writing else "BEGIN")
+            except sqlite3.OperationalError as error:
+                session.end()
+                wrapped = OperationalError("BEGIN", None, error)
+                pause = next(pauses, None) if patience.locked(wrapped) else None
+                if pause is None:
+                    store.doubted("database")  # whoever stands still under the lock keeps what others know from being written
+                    raise wrapped from error
+            except BaseException:  # cancelled on the way: an open transaction would lock everybody out
+                session.end()
+                raise
+            else:
+                stack.push_async_exit(session.over)
+                return (Tx if writing else Look)(session, store.now())  # type: ignore[arg-type]  # all that is used of a connection
+            await asyncio.sleep(pause)
+
+
+async def _never() -> Any:
+    raise AssertionError("the asynchronous engine is not used")
+
+
+class Session:
+    """Stands in for SQLAlchemy's ``AsyncConnection``, with an open transaction."""
+
+    def __init__(self, conn: sqlalchemy.Connection) -> None:
+        self._conn = conn
+        dbapi: Any = conn.connection.dbapi_connection
+        self.dbapi: Connection = dbapi
+        self.dialect = conn.dialect
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        await BARE
+        statements, dbapi = self.dbapi.store.statements, self.dbapi
+        prepared = statements.prepared(statement, parameters)
+        if prepared is None:
+            return self._conn.execute(statement, parameters)
+        return statements.execute(prepared, parameters, dbapi.run, dbapi.run_many)
+
+    async def run_sync(self, work: Callable[..., T], *args: Any) -> T:
+        return work(self._conn, *args)
+
+    async def over(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Commits, or rolls back after an error. A commit that is under way goes on when whoever waits for it is cancelled."""
+        dbapi = self.dbapi
+        if kind is None and dbapi.written:
+            await asyncio.shield(asyncio.get_running_loop().create_task(self._commit()))
+        elif kind is None:
+            await self._commit()
+        else:
+            self.end()
+
+    async def _commit(self) -> None:
+        try:
+            await self.dbapi.end()
+        except sqlite3.OperationalError as error:
+            raise OperationalError("COMMIT", None, error) from error
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing of it stays open, and the connection may serve the next one."""
+        self.dbapi.undo()
+        if self._conn.in_transaction():  # SQLAlchemy's own notion of one
+            self._conn.rollback()
+        self.dbapi.store.back(self)
 
 
 class Connection:
-    """Stands in for ``aiosqlite.Connection``."""
+    """Stands in for ``sqlite3.Connection``. Transactions are begun and ended by :class:`Session`, in virtual time."""
 
     def __init__(self, store: Store, raw: sqlite3.Connection) -> None:
-        self._store, self._conn, self._tx = store, raw, _Inbox()
+        self.store, self._conn = store, raw
         self.owner: Process | None = None
         self.alive = True
         self.written: set[str] = set()
 
-    @property
-    def isolation_level(self) -> str | None:
-        return self._conn.isolation_level
+    isolation_level = None
 
     def cursor(self) -> Cursor:
         return Cursor(self)
 
     def lost(self) -> None:
         """From outside: the open transaction is rolled back, and its owner finds the connection closed."""
-        self.stop()
+        self.close()
 
     def run(self, sql: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
         if not self.alive:
-            raise sqlite3.OperationalError("no active connection")
-        table = self._store.table(sql)
+            raise sqlite3.OperationalError(_GONE)
+        table = self.store.table(sql)
         cursor = self._conn.execute(sql, parameters)
         if table and cursor.rowcount != 0:
             self.written.add(table)
         return cursor
 
-    async def begin(self, sql: str) -> sqlite3.Cursor:
-        store, process = self._store, here()
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
+        if not self.alive:
+            raise sqlite3.OperationalError(_GONE)
+        table = self.store.table(sql)
+        cursor = self._conn.executemany(sql, rows)
+        if table and cursor.rowcount != 0:
+            self.written.add(table)
+        return cursor
+
+    async def begin(self, sql: str) -> None:
+        store, process = self.store, here()
         await store.loop.nap(0.0002 + 0.002 * store.latency.next())
         why = store.refuses(process)
         if why:
             await store.loop.nap(0.5)
             raise sqlite3.OperationalError(why)
         if not self.alive:
-            raise sqlite3.OperationalError("no active connection")
-        cursor = self._conn.execute(sql)
+            raise sqlite3.OperationalError(_GONE)
+        self._conn.execute(sql)
         self.owner = process
         self.written.clear()
         store._open.add(self)
         if process is not None and process.at("tx:begin"):
             await BARE
-        return cursor
 
-    async def commit(self) -> None:
+    async def end(self) -> None:
+        """The commit."""
         if not self.alive:
-            raise sqlite3.OperationalError("no active connection")
+            raise sqlite3.OperationalError(_GONE)
         if not self._conn.in_transaction:
             return
-        store, process = self._store, here()
+        store, process = self.store, here()
         if self.written:
             if process is not None and process.at("tx:commit"):
                 await BARE
@@ -191,92 +273,78 @@ class Connection:
             why = store.refuses(process)
             if why or not self.alive:
                 self.lost()
-                raise sqlite3.OperationalError(why or "no active connection")
+                raise sqlite3.OperationalError(why or _GONE)
         tables = frozenset(self.written)
         if tables:
             store.before(process, tables)
         self._conn.execute("COMMIT")
         store._open.discard(self)
+        self.owner = None
         if not tables:
-            self.owner = None
             return
         self.written.clear()
-        self.owner = None
         store.told(process, tables)
         if store.lose_answer and process is not None and process.kind != "person":
             store.lose_answer -= 1
             if not store.lose_answer:
-                self.stop()
+                self.close()
                 store.doubted("database")
-                raise sqlite3.OperationalError("no active connection")  # which is how the dialect knows that it is gone
+                raise sqlite3.OperationalError(_GONE)
         if process is not None and process.at("tx:done"):
             await BARE
 
-    async def rollback(self) -> None:
+    def undo(self) -> None:
         if self.alive and self._conn.in_transaction:
             self._conn.execute("ROLLBACK")
-        self._store._open.discard(self)
+        self.store._open.discard(self)
         self.owner = None
         self.written.clear()
 
-    async def create_function(self, *args: Any, **options: Any) -> None:
+    def commit(self) -> None:
+        """SQLAlchemy's: :meth:`end` is the true one."""
+
+    def rollback(self) -> None:
+        """SQLAlchemy's: :meth:`undo` is the true one."""
+
+    def create_function(self, *args: Any, **options: Any) -> None:
         self._conn.create_function(*args, **options)
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Cursor:
-        cursor = Cursor(self)
-        await cursor.execute(sql, parameters)
-        return cursor
-
-    async def close(self) -> None:
-        self.stop()
-
-    def stop(self) -> None:
+    def close(self) -> None:
         self.alive = False
-        self._store._open.discard(self)
+        self.store._open.discard(self)
         self.owner = None
         self.written.clear()
         self._conn.close()  # rolls back
 
 
 class Cursor:
-    """Stands in for ``aiosqlite.Cursor``: to be awaited, or entered."""
+    """Stands in for ``sqlite3.Cursor``; a statement's rows are there at once, so that a later statement does not change them."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._raw: sqlite3.Cursor | None = None
+        self._rows: list[Any] = []
         self.description: Any = None
         self.lastrowid: int | None = None
         self.rowcount = -1
 
-    def __await__(self) -> Generator[Any, None, Cursor]:
-        return self
-        yield
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        raw = self._connection.run(sql, parameters)
+        self.description, self.lastrowid, self.rowcount = raw.description, raw.lastrowid, raw.rowcount
+        self._rows = raw.fetchall() if raw.description is not None else []
 
-    async def __aenter__(self) -> Cursor:
-        return self
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.rowcount = max(0, self._connection.run_many(sql, rows).rowcount)
 
-    async def __aexit__(self, *_: object) -> None:
-        return None
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, []
+        return rows
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        if sql.startswith("BEGIN"):
-            self._set(await self._connection.begin(sql))
-            return
-        await BARE
-        self._set(self._connection.run(sql, parameters))
+    def fetchmany(self, size: int = 1) -> list[Any]:
+        rows, self._rows = self._rows[:size], self._rows[size:]
+        return rows
 
-    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        await BARE
-        done = 0
-        for row in rows:
-            done += max(0, self._connection.run(sql, row).rowcount)
-        self.rowcount = done
+    def fetchone(self) -> Any:
+        return self._rows.pop(0) if self._rows else None
 
-    def _set(self, raw: sqlite3.Cursor) -> None:
-        self._raw, self.description, self.lastrowid, self.rowcount = raw, raw.description, raw.lastrowid, raw.rowcount
-
-    async def fetchall(self) -> list[Any]:
-        return self._raw.fetchall() if self._raw is not None else []
-
-    async def close(self) -> None:
-        return None
+    def close(self) -> None:
+        self._rows = []

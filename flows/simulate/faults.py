@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flows.act.ownership import server_tag
 from flows.clients.dns_names import OWNER_LABEL, owner_text
-from flows.domain.sources import OUR_TAG, Record, Registration
+from flows.domain.sources import HOLD_TAG, OUR_TAG, Record, Registration
 from flows.errors import BadInput
 from flows.simulate.controllers import Controllers
 from flows.simulate.loop import Process
@@ -134,6 +134,24 @@ def _host(faults: Faults, fault: Fault) -> Undo:
     return None
 
 
+def _freeze(faults: Faults, fault: Fault) -> Undo:
+    faults.controllers.stand_host(fault.target, fault.duration)
+    return lambda: None
+
+
+def _late(faults: Faults, fault: Fault) -> Undo:
+    """The engine's schedule is behind; then it gives all the ticks that it missed at once."""
+    c = faults.controllers
+    c.late += 1
+
+    def end() -> None:
+        c.late -= 1
+        if not c.late:
+            c.catch_up()
+
+    return end
+
+
 def _cut(faults: Faults, fault: Fault) -> Undo:
     host, _, source = fault.target.partition(":")
     cuts = faults.world.wire.cuts
@@ -168,6 +186,57 @@ def _lose(faults: Faults, fault: Fault) -> Undo:
     when, _, number = fault.arg.partition(":")
     setattr(faults.world.wire.trouble(fault.target), f"lose_{when}", int(number or 1))
     return None
+
+
+def _fail_task(faults: Faults, fault: Fault) -> Undo:
+    """Proxmox takes the next order of that kind and its task ends with an error."""
+    failing = faults.world.failing
+    failing.append(fault.arg)
+
+    def end() -> None:
+        if fault.arg in failing:
+            failing.remove(fault.arg)
+
+    return end
+
+
+def _hide(faults: Faults, fault: Fault) -> Undo:
+    """Proxmox leaves one container out of its list: a right on it was lost, say. It knows its number all the same."""
+    m, w = faults.machine(fault.target), faults.world
+    if m is None:
+        return None
+    w.hidden.add(m.vmid)
+    w.version += 1
+
+    def end() -> None:
+        w.hidden.discard(m.vmid)
+        w.version += 1
+
+    return end
+
+
+def _duplicate(faults: Faults, fault: Fault) -> Undo:
+    """A guest of another node has the number of a server's container."""
+    m, twins = faults.machine(fault.target), faults.world.twins
+    if m is None:
+        return None
+    twins.append(m.vmid)
+    return lambda: twins.remove(m.vmid)
+
+
+def _holdtag(faults: Faults, fault: Fault) -> Undo:
+    """A person marks a container by Proxmox's own means: to be left alone."""
+    m, w = faults.machine(fault.target), faults.world
+    if m is None:
+        return None
+    m.tags |= {HOLD_TAG}
+    w.version += 1
+
+    def end() -> None:
+        m.tags -= {HOLD_TAG}
+        w.version += 1
+
+    return end
 
 
 def _database(faults: Faults, fault: Fault) -> Undo:
@@ -219,7 +288,11 @@ def _bridge(faults: Faults, fault: Fault) -> Undo:
 
 
 def _stop_container(faults: Faults, fault: Fault) -> Undo:
+    """By root, or by ``itself``: a kernel that ended it, say, which no task of Proxmox tells of."""
     m = faults.machine(fault.target)
+    if m is not None and m.status == "running" and fault.arg == "itself":
+        faults.world.halt(m)
+        return None
     if m is not None and m.status == "running" and faults.world.nodes.get(m.node):
 
         def end() -> str:
@@ -316,7 +389,7 @@ def _missing(faults: Faults, fault: Fault) -> Undo:
 def _orphan(faults: Faults, fault: Fault) -> Undo:
     """A container with our tag that no record knows; a person removes it in time."""
     w = faults.world
-    vmid = 30_000 + w.loop.number() % 10_000
+    vmid = 30_000 + w.number() % 10_000
     m = w.machines[vmid] = Machine(vmid, next(iter(w.nodes)), "stopped", f"old-{fault.target}", tags=frozenset({OUR_TAG, server_tag("gone")}))
     m.made_at = w.loop.time()
     w.version += 1
@@ -339,7 +412,8 @@ KINDS: Mapping[str, Callable[[Faults, Fault], Undo]] = {
     "clock": _clock, "flush": _flush, "twin": _twin, "node": _node, "bridge": _bridge, "stop_container": _stop_container,
     "delete_record": _delete_record, "change_record": _change_record, "stale_record": _stale_record, "crash": _crash, "agent": _agent,
     "delete_registration": _delete_registration, "stale_registration": _stale_registration, "impostor": _impostor, "sluggish": _sluggish,
+    "freeze": _freeze, "late": _late, "fail_task": _fail_task, "hide": _hide, "duplicate": _duplicate, "holdtag": _holdtag,
     "missing": _missing, "orphan": _orphan, "order": _people("order"), "create": _people("create"), "suspend": _people("suspend"),
-    "brake": _people("brake"), "level": _people("level"), "hold": _people("hold"),
-    "approve": _people("approve"),
+    "brake": _people("brake"), "level": _people("level"), "hold": _people("hold"), "approve": _people("approve"),
+    "abandon": _people("abandon"), "policy": _people("policy"), "backup": _people("backup"),
 }  # fmt: skip

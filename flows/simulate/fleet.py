@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import insert
 
@@ -27,16 +28,18 @@ PER_NODE, PER_CUSTOMER, DEV_EVERY = 25, 5, 8
 PLAN = "simulated"
 
 
-def settings() -> Settings:
-    """The product's defaults, but for what must be said and for the looks that nobody needs every second of a month."""
-    return Settings.model_validate(
-        {
-            "network": {"pool": "10.20.0.0/16", "gateway": "10.20.0.1"},
-            "ansible": {"forwarding_secret": "of the simulation"},
-            "proxy": {"player_address": "203.0.113.10"},
-            "timing": {"ready_poll_s": 3.0},
-        }
-    )
+def settings(changed: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """The product's defaults, but for what must be said, for the looks that nobody needs every second of a month, and for ``changed`` (by
+    group)."""
+    groups: dict[str, dict[str, Any]] = {
+        "network": {"pool": "10.20.0.0/16", "gateway": "10.20.0.1"},
+        "ansible": {"forwarding_secret": "of the simulation"},
+        "proxy": {"player_address": "203.0.113.10"},
+        "timing": {"ready_poll_s": 3.0},
+    }
+    for group, values in (changed or {}).items():
+        groups[group] = groups.get(group, {}) | dict(values)
+    return Settings.model_validate(groups)
 
 
 def node_names(count: int) -> list[str]:

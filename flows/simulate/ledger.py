@@ -11,6 +11,11 @@ from typing import Any
 from flows.simulate.database import EPOCH_MS
 from flows.simulate.loop import Process
 
+#: What is over for longer than this, nothing asks for: no process lives, and no call is under way, for so long.
+REMEMBERED_MS = 4 * 3_600_000
+#: Holders that are remembered before somebody looks whose time is over.
+ROOM = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -111,6 +116,7 @@ class Ledger:
     reviews: dict[str, Review] = field(default_factory=dict)
     used: list[Review] = field(default_factory=list)
     _last: int = 0
+    _room: int = ROOM
 
     def refresh(self, process: Process | None, tables: frozenset[str]) -> None:
         """``fresh`` and ``closed`` hold the repairs that this commit began and ended."""
@@ -157,6 +163,12 @@ class Ledger:
                 self.lost.pop((lease.holder, lease.subject), None)
                 self.taken[lease.subject] = at
             self.leases[row[0]] = lease
+        if len(self.held) > self._room:
+            old = at - REMEMBERED_MS / 1000
+            for key in [key for key, when in self.lost.items() if when < old]:
+                del self.lost[key]
+                self.held.pop(key, None)
+            self._room = max(ROOM, 2 * len(self.held))
 
     def _brakes(self) -> None:
         rows = self.reader.execute('SELECT id, scope, target, "until" FROM brakes WHERE lifted_at IS NULL').fetchall()
@@ -166,10 +178,11 @@ class Ledger:
             self.brakes.setdefault(id_, (scope, target, self.clock(), until))
 
     def _reviews(self) -> None:
-        query = 'SELECT id, "check", action, plan, decision, expires_at FROM reviews'
-        for id_, check, action, plan, decision, expires_at in self.reader.execute(query):
+        query = 'SELECT id, "check", action, plan, decision, expires_at FROM reviews WHERE expires_at > ?'
+        for id_, check, action, plan, decision, expires_at in self.reader.execute(query, (self.now_ms() - REMEMBERED_MS,)):
             before = self.reviews.get(id_)
-            review = Review(id_, check, action, str(json.loads(plan).get("subject", "")), decision, expires_at)
+            subject = before.subject if before is not None else str(json.loads(plan).get("subject", ""))
+            review = Review(id_, check, action, subject, decision, expires_at)
             if before is not None and before.decision == "approved" and decision == "carried_out" and expires_at > self.now_ms():
                 self.used.append(review)
             self.reviews[id_] = review

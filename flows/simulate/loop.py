@@ -30,8 +30,8 @@ class Process:
     """One simulated process. ``host`` names the machine on which it runs. ``steps`` counts the handles that it ran."""
 
     __slots__ = (
-        "armed", "context", "countdown", "dead", "held", "holder", "host", "kind", "name", "on_death", "paused", "paused_s", "pauses", "point_name",
-        "started", "steps", "tasks", "told", "waits_for",
+        "armed", "context", "countdown", "dead", "held", "holder", "host", "kind", "matches", "name", "on_death", "paused", "paused_s", "pauses",
+        "point_name", "resumed", "started", "steps", "tasks", "told", "waits_for",
     )  # fmt: skip
 
     def __init__(self, name: str, host: str, kind: str, started: float) -> None:
@@ -39,10 +39,12 @@ class Process:
         self.dead = self.paused = False
         self.steps = self.countdown = self.pauses = 0
         self.paused_s = 0.0
+        self.resumed = started  # when it went on last
         self.held: list[asyncio.Handle] = []
         self.tasks: set[object] = set()
         self.armed: Callable[[Process], None] | None = None
         self.waits_for = ""  # the boundary at which what is armed strikes
+        self.matches = 0  # which time it comes there, from now on
         self.on_death: list[Callable[[], None]] = []
         self.context = contextvars.copy_context()
         self.context.run(PROCESS.set, self)
@@ -54,9 +56,14 @@ class Process:
         return self.name
 
     def arm(self, strike: Callable[[Process], None], where: str | int) -> None:
-        """``strike`` is called at the k-th step from now, or at the first boundary whose name begins with ``where``."""
+        """``strike`` is called at the k-th step from now, or at the first boundary whose name begins with ``where``: at the n-th that does,
+        where it ends in ``#n``."""
         self.armed = strike
-        self.countdown, self.waits_for = (where, "") if isinstance(where, int) else (0, where)
+        if isinstance(where, int):
+            self.countdown, self.waits_for, self.matches = where, "", 0
+        else:
+            name, _, number = where.partition("#")
+            self.countdown, self.waits_for, self.matches = 0, name, int(number or 1)
 
     def strike(self) -> None:
         armed, self.armed, self.countdown, self.waits_for = self.armed, None, 0, ""
@@ -67,8 +74,10 @@ class Process:
         """It has come to a named boundary. True: something struck."""
         self.point_name = name
         if self.waits_for and name.startswith(self.waits_for):
-            self.strike()
-            return True
+            self.matches -= 1
+            if self.matches <= 0:
+                self.strike()
+                return True
         return False
 
 
@@ -217,6 +226,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return
         process.paused = False
         process.paused_s += seconds
+        process.resumed = self._now
         self._ready.extend(process.held)  # type: ignore[attr-defined]  # asyncio's base keeps it here
         process.held = []
 

@@ -24,11 +24,10 @@ from flows.domain.operation import StepName
 from flows.domain.sources import EngineView, ProxmoxView, ProxyView, ZoneView
 from flows.errors import BadInput
 from flows.observe import gather
+from flows.simulate import subtle
+from flows.simulate.subtle import Patch, nothing
 from flows.state import control, database, epochs, leases, outbox, repairs, vmids
 from flows.state.ids import new_id
-
-#: (object or mapping, name or key, what stands there instead)
-Patch = tuple[Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,6 @@ class Mutant:
     caught_by: str
     what: str
     patches: Callable[[], list[Patch]]
-
-
-async def _nothing(*_: object, **__: object) -> None:
-    return None
 
 
 async def _yes(*_: object, **__: object) -> bool:
@@ -116,12 +111,12 @@ async def _first_vmid(tx: Any, server_id: str, first: int, last: int) -> int:
 
 
 def _sent_twice() -> list[Patch]:
-    return [(outbox, "sent", _nothing)]
+    return [(outbox, "sent", nothing)]
 
 
 def _destroy_skipped() -> list[Patch]:
     step = STEPS[StepName.DESTROY_CONTAINER]
-    return [(type(step), "do", _nothing), (final.Release, "prepare", _nothing), (endings, "_absent", _yes)]
+    return [(type(step), "do", nothing), (final.Release, "prepare", nothing), (endings, "_absent", _yes)]
 
 
 def _restart_again() -> list[Patch]:
@@ -145,7 +140,7 @@ _ALL = (
     Mutant("lease_stolen", "lock_respected", "a held lease is taken all the same", _stolen),
     Mutant(
         "fencing", "no_double_effect", "a superseded sweep notices nothing, and may write",
-        lambda: [(database, "_guard", _nothing), (epochs, "renew", _nothing)],
+        lambda: [(database, "_guard", nothing), (epochs, "renew", nothing)],
     ),
     Mutant("restart_again", "no_double_effect", "a restart whose answer was lost is sent once more", _restart_again),
     Mutant("level", "level_respected", "the repair level is not asked", _level),
@@ -156,6 +151,23 @@ _ALL = (
     Mutant("unknown_is_missing", "known_only", "a source that does not answer counts as empty", _unknown_is_missing),
     Mutant("no_intent", "explained", "repairs act without writing what they are about to do", lambda: [(repairs, "intent", _no_intent)]),
     Mutant("no_outcome", "explained", "how a repair ended is not written", lambda: [(repairs, "outcome", _yes)]),
+    Mutant("intent_shared", "explained", "a sweep writes one intent, and acts as it likes", subtle.intent_shared),
+    Mutant("journal_shared", "explained", "of an operation's steps only the first stands in the journal", subtle.journal_shared),
+    Mutant("begins_deposed", "no_double_effect", "a superseded sweep still begins a repair", subtle.begins_deposed),
+    Mutant("brakes_planned", "lock_respected", "brakes are not read again before an act", subtle.brakes_planned),
+    Mutant("lease_unminded", "lock_respected", "a run whose lease was revoked goes on", subtle.lease_unminded),
+    Mutant("bulk_for_all", "lock_respected", "a bulk repair leaves nobody out", subtle.bulk_for_all),
+    Mutant("mended_late", "converges", "a repair waits until its finding is eight minutes old", subtle.mended_late),
+    Mutant("undo_given_up", "converges", "an undo that failed once is not tried again", subtle.undo_given_up),
+    Mutant("worse_untold", "alerted", "that a finding grew worse causes no message", subtle.worse_untold),
+    Mutant("escalation_lost", "alerted", "a finding that turns out to be a person's causes no message", subtle.escalation_lost),
+    Mutant("over_untold", "alerted", "the end of a finding causes no message", subtle.over_untold),
+    Mutant("never_recalled", "alerted", "nobody is reminded of what waits for a person", subtle.never_recalled),
+    Mutant("told_again", "alerted", "that people were told of a finding is not remembered", subtle.told_again),
+    Mutant("silence_untold", "alerted", "a source that stays unknown calls nobody", subtle.silence_untold),
+    Mutant("silence_is_unready", "known_only", "an agent without an answer counts as not ready", subtle.silence_is_unready),
+    Mutant("silence_is_rest", "known_only", "without an answer nothing counts as under way", subtle.silence_is_rest),
+    Mutant("unready_forgotten", "edge_truth", "an agent without an answer makes forget that it was not ready", subtle.unready_forgotten),
     Mutant("unready_stays", "edge_truth", "an unready backend stays registered", lambda: _blind(Check.PROXY_STALE_REGISTRATION)),
 )  # fmt: skip
 MUTANTS: Mapping[str, Mutant] = {m.name: m for m in _ALL}

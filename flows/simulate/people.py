@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import update
+
 from flows.act import approvals
 from flows.act.policy import policy_of
 from flows.decide.placement import place
@@ -19,7 +21,8 @@ from flows.errors import AutomationError, Unreachable
 from flows.simulate.controllers import Controllers
 from flows.simulate.fleet import FIRST_VMID
 from flows.simulate.plan import Fault
-from flows.state import accounts, brakes, control, intake, leases, orders, servers
+from flows.state import accounts, backups, brakes, control, intake, leases, orders, servers
+from flows.state import tables as t
 from flows.state.database import Tx
 
 ACTOR = "operator:person"
@@ -148,6 +151,44 @@ class People:
         held: list[Any] = []
         self._do(f"maintenance {fault.target}", take)
         return lambda: self._do(f"maintenance {fault.target} over", release)
+
+    def abandon(self, fault: Fault) -> Undo:
+        """A patch that was begun and left: its lease runs out, and blocks until a person frees it."""
+        server_id = self.controllers.server_of(fault.target)
+        if not server_id:
+            return None
+        held: list[Any] = []
+
+        async def take(tx: Tx) -> None:
+            held.append(await leases.take(tx, server_id, LeaseKind.PATCH, ACTOR, int(fault.duration * 500), reason="a patch"))
+
+        async def release(tx: Tx) -> None:
+            if held:
+                await leases.release(tx, server_id, held[0].token)
+
+        self._do(f"patch {fault.target}", take)
+        return lambda: self._do(f"patch {fault.target} over", release)
+
+    # Backups
+
+    def policy(self, fault: Fault) -> Undo:
+        """How often a server is to be backed up."""
+        server_id = self.controllers.server_of(fault.target)
+        change = update(t.servers).where(t.servers.c.id == server_id).values(backup_policy=fault.arg)
+        self._do(f"policy {fault.target}", lambda tx: tx.execute(change))
+        return None
+
+    def backup(self, fault: Fault) -> Undo:
+        """A backup was made, and proven to restore."""
+        server_id = self.controllers.server_of(fault.target)
+
+        async def made(tx: Tx) -> None:
+            made = await backups.add(tx, server_id=server_id, type_="full", reason="a person", size_bytes=1, sha256="0" * 64, location="a disk")
+            await backups.verified(tx, made.id)
+
+        if server_id:
+            self._do(f"backup {fault.target}", made)
+        return None
 
     # Reviews
 

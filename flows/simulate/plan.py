@@ -21,10 +21,10 @@ QUIET_S = 95 * 60.0
 #: Before the first fault: two sweeps have seen the fleet.
 WARM_S = 150.0
 
-SOURCES = ("proxmox", "agents", "proxy", "dns", "engine", "discord", "redis")
+SOURCES = ("proxmox", "agents", "proxy", "dns", "engine", "discord", "mail", "redis")
 BOUNDARIES = (
     "tx:begin", "tx:commit", "tx:done", "wire:proxy:", "wire:dns:", "wire:agents:", "wire:proxmox:", "answer:proxy:", "answer:dns:",
-    "answer:agents:", "answer:proxmox:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
+    "answer:agents:", "answer:proxmox:", "act:", "repair:", "claimed", "create_container", "start_workload", "register_proxy", "destroy_container",
 )  # fmt: skip
 
 
@@ -47,7 +47,8 @@ WEIGHTS: Mapping[str, float] = {
     "death": 14, "pause": 10, "host": 2, "cut": 5, "down": 3, "slow": 3, "lose": 12, "refuse": 8, "partial": 3, "lie": 2, "database": 4,
     "commit_lost": 5, "clock": 2, "flush": 2, "node": 2, "bridge": 2, "twin": 5, "stop_container": 3, "delete_record": 8, "change_record": 3,
     "delete_registration": 8, "stale_record": 4, "stale_registration": 4, "crash": 8, "agent": 4, "impostor": 2, "order": 22, "create": 8,
-    "suspend": 3, "brake": 8, "level": 4, "hold": 6, "missing": 1, "orphan": 1, "sluggish": 2,
+    "suspend": 3, "brake": 8, "level": 4, "hold": 6, "missing": 1, "orphan": 1, "sluggish": 2, "freeze": 3, "late": 2, "fail_task": 4,
+    "hide": 2, "duplicate": 1, "holdtag": 2, "abandon": 2, "approve": 4,
 }  # fmt: skip
 _REALISTIC: Mapping[str, float] = {
     "death": 3, "host": 1, "cut": 2, "down": 3, "slow": 4, "lose": 3, "refuse": 1, "partial": 1, "database": 2, "commit_lost": 1, "flush": 1,
@@ -93,7 +94,29 @@ COMPOUNDS: Sequence[Sequence[tuple[float, str, str, float, str]]] = (
     ((0, "create", "made1", 0, "paper"), (200, "order", "made1", 0, "delete")),
     ((0, "level", "", 900, "2"), (60, "agent", "S", 800, "")),
     ((0, "level", "", 900, "2"), (60, "crash", "S", 0, "error"), (200, "approve", "S", 0, "")),
+    ((0, "level", "", 1500, "3"), (60, "orphan", "S", 1400, ""), (300, "approve", "", 0, ""), (310, "lose", "proxmox", 0, "after:1")),
+    ((0, "level", "", 1500, "3"), (60, "orphan", "S", 1400, ""), (290, "fail_task", "", 300, "vzdestroy"), (300, "approve", "", 0, "")),
+    ((0, "order", "S", 0, "restart"), (1, "freeze", "c1", 150, ""), (160, "freeze", "c2", 150, "")),
+    ((0, "late", "", 290, ""), (60, "delete_record", "S", 0, ""), (61, "delete_registration", "S", 0, "")),
+    ((0, "level", "", 900, "3"), (30, "hide", "S", 600, ""), (60, "agent", "S", 300, "")),
+    ((0, "delete_record", "S", 0, ""), (1, "pause", "sweep", 70, "act:")),
+    ((0, "delete_registration", "S", 0, ""), (1, "pause", "sweep", 33, "act:"), (60, "brake", "S", 400, "")),
+    *[
+        (
+            (0, "create", f"made{n}", 0, "paper"),
+            (7, "pause", "run", 200, "wire:ssh:deploy_agent.yml"),
+            (20, "cut", "c1:engine", 600, ""),
+            (20, "cut", "c2:engine", 600, ""),
+        )
+        for n in (2, 3)
+    ],
+    ((0, "order", "S", 0, "delete"), (0, "down", "proxmox", 900, "")),
+    ((0, "order", "S", 0, "restart"), (1, "death", "run", 0, "wire:agents:restart"), (2, "agent", "S", 240, "")),
+    *[((0, "crash", "S", 0, "error"), *((60.0 + 120 * n, "agent", "S", 55.0, "") for n in range(6)))] * 3,  # any fault nearby spoils it
+    ((0, "brake", "S", 400, ""), *((20.0, "delete_registration", f"game{n:03d}", 0.0, "") for n in range(1, 8))),
 )
+#: The last one needs nearly every server: it comes first, while they are all there.
+EARLY_S = 60.0
 
 
 def _compounds(seed: int, servers: int, end: float, chance: float) -> list[Fault]:
@@ -103,7 +126,8 @@ def _compounds(seed: int, servers: int, end: float, chance: float) -> list[Fault
             continue
         games = [name for name in map(_server, range(servers)) if name.startswith("game")]
         server = pick(games, seed, "of compound", n)
-        at = WARM_S + max(0.0, end - WARM_S - compound[-1][0]) * draw(seed, "compound at", n)
+        room = EARLY_S if compound is COMPOUNDS[-1] else max(0.0, end - WARM_S - compound[-1][0])
+        at = WARM_S + room * draw(seed, "compound at", n)
         for after, kind, target, duration, arg in compound:
             faults.append(Fault(round(at + after, 1), kind, server if target == "S" else target, duration, server if arg == "S" else arg))
     return faults
@@ -157,6 +181,8 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     server = _server(int(d("server") * (few if d("hot") < 0.6 else servers)))
     host = pick(("c1", "c2"), seed, n, "host")
     where = str(1 + int(200 * d("steps") ** 2)) if d("mix") < 0.5 else pick(BOUNDARIES, seed, n, "boundary")
+    if not where.isdigit() and d("again") < 0.3:
+        where += f"#{2 + int(2 * d('time'))}"
     if kind == "death":
         return Fault(at, kind, pick(("sweep", "sweep", "run", "run", "dispatch", "holder"), seed, n, "who"), 0.0, where)
     if kind == "pause":
@@ -170,7 +196,7 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     if kind == "slow":
         return Fault(at, kind, pick((*SOURCES, "ssh"), seed, n, "source"), between(30, 600), str(pick(("5", "30", "300"), seed, n, "factor")))
     if kind == "lose":
-        source = pick(("proxmox", "agents", "proxy", "dns", "engine", "discord"), seed, n, "source")
+        source = pick(("proxmox", "agents", "proxy", "dns", "engine", "discord", "mail"), seed, n, "source")
         return Fault(at, kind, source, 0.0, f"{pick(('before', 'after', 'after'), seed, n, 'when')}:{1 + int(3 * d('k'))}")
     if kind == "refuse":
         return Fault(at, kind, pick(("proxy", "dns", "proxy", "dns", "discord", "ssh"), seed, n, "source"), 300 + between(0, 2400), server)
@@ -188,7 +214,7 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
         return Fault(at, kind, pick(node_names(servers), seed, n, "node"), between(60, 1800))
     if kind == "bridge":
         return Fault(at, kind, "", between(1, 120))
-    if kind in ("agent", "impostor", "hold"):
+    if kind in ("agent", "impostor", "hold", "hide", "duplicate", "holdtag"):
         return Fault(at, kind, server, between(60, 1800))
     if kind == "crash":
         return Fault(at, kind, server, 0.0, pick(("recovers", "recovers", "error"), seed, n, "how"))
@@ -203,7 +229,17 @@ def _fault(seed: int, n: int, at: float, kind: str, servers: int) -> Fault:
     if kind == "brake":
         return Fault(at, kind, pick((server, server, "all", pick(node_names(servers), seed, n, "node")), seed, n, "scope"), between(120, 2400))
     if kind == "level":
-        return Fault(at, kind, "", 240 + between(0, 1500), pick(("0", "0", "2"), seed, n, "level"))
+        return Fault(at, kind, "", 240 + between(0, 1500), pick(("0", "0", "2", "3"), seed, n, "level"))
+    if kind == "freeze":
+        return Fault(at, kind, host, between(3, 300))
+    if kind == "late":
+        return Fault(at, kind, "", between(60, 600))
+    if kind == "fail_task":
+        return Fault(at, kind, "", between(60, 900), pick(("", "vzclone", "vzstart", "vzstop", "vzdestroy"), seed, n, "task"))
+    if kind == "abandon":
+        return Fault(at, kind, server, 300 + between(0, 2400))
+    if kind == "approve":
+        return Fault(at, kind)
     if kind in ("flush", "twin"):
         return Fault(at, kind)
     return Fault(at, kind, server)

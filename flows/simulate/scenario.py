@@ -6,24 +6,29 @@ It is written by the same hooks as the invariants, in virtual minutes and second
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from flows.act.sweep import SweepResult
-from flows.errors import BadInput
-from flows.simulate.loop import Process
+from flows.errors import AutomationError, BadInput, Conflict, Fenced
+from flows.simulate.loop import Process, here
 from flows.simulate.plan import Fault
 from flows.simulate.simulation import Order, Simulation
 from flows.simulate.world import Effect
 
 _TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-_KEYS = frozenset({"title", "servers", "until", "seed", "events"})
+_TOKEN = re.compile(r"\b[0-9]{13}\b")
+_SHORT = re.compile(r"\b[0-9a-f]{8}\b")
+_KEYS = frozenset({"title", "shows", "servers", "until", "seed", "settings", "events"})
 _EVENT = frozenset({"at", "do", "target", "for", "arg"})
 
 
@@ -32,6 +37,8 @@ class Scenario:
     title: str
     order: Order
     faults: tuple[Fault, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    shows: tuple[str, ...] = ()
 
 
 def load(directory: Path) -> Scenario:
@@ -42,7 +49,8 @@ def load(directory: Path) -> Scenario:
         raise BadInput(str(path), sorted(data) if isinstance(data, dict) else data, why=f"has not the keys {', '.join(sorted(_KEYS))}")
     seconds = _seconds(path, data.get("until", "15m"))
     order = Order(int(data.get("seed", 1)), int(data.get("servers", 6)), seconds / 3600, "none")
-    return Scenario(str(data.get("title", "")), order, tuple(_event(path, event) for event in data["events"] or ()))
+    faults = tuple(_event(path, event) for event in data["events"] or ())
+    return Scenario(str(data.get("title", "")), order, faults, dict(data.get("settings", {})), tuple(map(str, data.get("shows", ()))))
 
 
 def _event(path: Path, event: Mapping[str, Any]) -> Fault:
@@ -64,13 +72,48 @@ def play(scenario: Scenario, home: Path) -> str:
     """The log. An invariant that does not hold is its last line."""
     from flows.simulate.invariants.base import Violation
 
-    simulation = Simulation(scenario.order, home, scenario.faults)
+    simulation = Simulation(scenario.order, home, scenario.faults, scenario.settings)
     log = _Log(simulation)
     try:
         simulation.run()
     except Violation as violation:
         log.line(f"VIOLATION {violation.name}: {violation.what}")
     return "\n".join([f"# {scenario.title}", *log.lines]) + "\n"
+
+
+def play_all(directories: Sequence[Path], home: Path) -> None:
+    """Leaves the log of each in ``home``, as ``<name>.log``. Each is played in a process of its own, forked from this one, which has read the
+    code already: it ends without its dead ones' ``finally``. Raises RuntimeError where one broke."""
+    waiting, running, broken = list(reversed(directories)), dict[int, Path](), list[str]()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 2):
+            directory = waiting.pop()
+            pid = os.fork()
+            if not pid:
+                _play_and_end(directory, home)
+            running[pid] = directory
+        pid, status = os.wait()
+        directory = running.pop(pid)
+        if status:
+            broken.append(directory.name)
+    if broken:
+        raise RuntimeError(f"no log of {', '.join(broken)}")
+
+
+def _play_and_end(directory: Path, home: Path) -> NoReturn:
+    """Whatever happens, this process must not go on as a second parent."""
+    status = 1
+    try:
+        (home / f"{directory.name}.log").write_text(play(load(directory), home), encoding="utf-8")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class _Log:
@@ -81,7 +124,9 @@ class _Log:
         self.lines: list[str] = []
         self._findings: dict[str, str] = {}
         self._operations: dict[str, str] = {}
+        self._struck = ""
         heard, told, swept, broke = simulation.world.heard, simulation.store.told, simulation.controllers.swept, simulation.faults.told
+        kill = simulation.controllers.kill
 
         def effect(effect: Effect) -> None:
             self.effect(effect)
@@ -96,24 +141,49 @@ class _Log:
             swept(process, result)
 
         def fault(fault: Fault, what: str) -> None:
+            self._struck = what.removeprefix("kills ")
             self.line(f"! {fault.kind} {fault.target} {what}".replace("  ", " "))
             broke(fault, what)
 
+        def death(process: Process) -> None:
+            if here() is process and process.name != self._struck:
+                self.line(f"{process.kind}: ends itself, its lease is lost")
+            kill(process)
+
+        def refusal(process: Process | None, what: str, error: AutomationError) -> None:
+            if process is not None and isinstance(error, Fenced | Conflict):
+                self.line(f"{process.kind}: {what} refused: {error.why}")
+
+        def said(line: str) -> None:
+            if ": refused: " in line:
+                self.line(f"person: {_SHORT.sub('ID', line)}")
+
         simulation.world.heard, simulation.store.told, simulation.controllers.swept, simulation.faults.told = effect, commit, end, fault
+        simulation.controllers.kill = death  # type: ignore[method-assign]  # heard, and then done
+        simulation.wire.refused, simulation.people.said = refusal, said
 
     def line(self, text: str) -> None:
         names = {server_id: name for name, server_id in self.s._names.items()}
         at = int(self.s.loop.time())
-        clean = _ID.sub(lambda match: names.get(match[0], "ID"), text)
+        clean = _TOKEN.sub("TOKEN", _ID.sub(lambda match: names.get(match[0], "ID"), text))
         self.lines.append(f"{at // 3600:02}:{at // 60 % 60:02}:{at % 60:02} {clean}")
 
     def effect(self, effect: Effect) -> None:
-        if effect.source == "discord":
-            if not effect.target.startswith(("action/", "repair/")):
-                self.line(f"alert {re.sub(r'/[0-9]{13}$', '', effect.target)}")
+        if effect.source in ("discord", "mail"):
+            self._message(effect)
         elif effect.changed or effect.process is not None:
             who = effect.process.kind if effect.process is not None else "world"
             self.line(f"{who}: {effect.source} {effect.verb} {effect.target}{'' if effect.changed else ' (no change)'}")
+
+    def _message(self, effect: Effect) -> None:
+        """All but what each repair says to those who want to read along: those lines are here already."""
+        key = re.sub(r"/[0-9]{13}(?=/|$)", "", effect.target)
+        if effect.source == "mail":
+            self.line(f"mail {key}")
+            return
+        post = self.s.world.posts[-1]
+        if post.ping or not key.startswith(("action/", "repair/", "fold:action/", "fold:repair/")):
+            self.line(f"alert {key} to {post.channel}{', with a ping' if post.ping else ''}")
 
     def commit(self, tables: frozenset[str]) -> None:
         for intent in self.s.ledger.fresh:

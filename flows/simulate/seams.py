@@ -37,9 +37,9 @@ class Ids:
 
 
 def _steady(low: float, high: float) -> float:
-    """The jitter of a pause: by the process and its step, so that other processes' fates do not move it."""
+    """The jitter of a pause: by the process and the time, so that neither other processes' fates nor the turns that a call takes move it."""
     process = here()
-    return low + (high - low) * draw(process.name, process.steps) if process is not None else low
+    return low + (high - low) * draw(process.name, time.monotonic()) if process is not None else low
 
 
 #: Looked into for names that they imported: what they do not export is a seam here all the same.

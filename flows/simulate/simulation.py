@@ -34,6 +34,12 @@ from flows.state import migrate
 
 #: Where database files live: memory, since nothing of them is kept.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - tmpfs is the point
+#: What the invariants ask for at each commit: without these a month's rows would be looked through each time.
+_INDEXES = (
+    "CREATE INDEX simulated_open ON episodes (closed_at) WHERE closed_at IS NULL",
+    "CREATE INDEX simulated_live ON operations (live_server) WHERE live_server IS NOT NULL",
+    "CREATE INDEX simulated_posts ON outbox (created_at)",
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,17 @@ def directory() -> Iterator[Path]:
 def make_template(path: Path) -> None:
     migrate.upgrade_sync(f"sqlite+aiosqlite:///{path}/template.db")
     with contextlib.closing(sqlite3.connect(path / "template.db")) as made:  # the migration wrote the machine's time
+        for index in _INDEXES:
+            made.execute(index)
         made.execute("UPDATE control SET changed_at = ?, value = CASE name WHEN 'generation' THEN 1 ELSE value END", (EPOCH_MS,))
         made.commit()
 
 
 class Simulation:
-    def __init__(self, order: Order, home: Path, faults: Sequence[Fault] | None = None) -> None:
-        """``faults`` None: those of the seed."""
+    def __init__(
+        self, order: Order, home: Path, faults: Sequence[Fault] | None = None, changed: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """``faults`` None: those of the seed. ``changed``: settings other than the fleet's, by group."""
         self.order = order
         self.plan = list(planned(order.seed, order.servers, order.hours, order.profile) if faults is None else faults)
         self.loop = VirtualLoop()
@@ -89,7 +99,7 @@ class Simulation:
         self.store = Store(self.loop, str(self._path), order.seed)
         self.store.told = self._told
         self.store.cut = lambda host: bool(self.wire.cuts.get((host, "database")))
-        self.settings = fleet.settings()
+        self.settings = fleet.settings(changed)
         self.controllers = Controllers(self.loop, order.seed, self.store, self.world, self.settings, self.server_of)
         self.controllers.swept = self._swept
         self.people = People(self.controllers)
@@ -182,7 +192,7 @@ class Simulation:
             self._names = dict(rows.fetchall())
         self.counts["commits"] += 1
         self.note("commit", process, *sorted(tables))
-        self.controllers.woken(tables)
+        self.controllers.woken(process, tables)
         self.ledger.refresh(process, tables)
         for invariant in self.invariants:
             invariant.committed(process, tables)

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from flows.errors import AmbiguousEffect, AutomationError, Busy, Temporary, Unreachable
 from flows.simulate.keyed import draw
-from flows.simulate.loop import BARE, VirtualLoop, here
+from flows.simulate.loop import BARE, Process, VirtualLoop, here
 
 T = TypeVar("T")
 
 #: Typical seconds of one way, by source; the tail is four times as long.
-WAY_S = {"proxmox": 0.03, "agents": 0.01, "proxy": 0.005, "dns": 0.01, "engine": 0.02, "discord": 0.15, "redis": 0.001, "ssh": 0.05}
+WAY_S = {"proxmox": 0.03, "agents": 0.01, "proxy": 0.005, "dns": 0.01, "engine": 0.02, "discord": 0.15, "redis": 0.001, "ssh": 0.05, "mail": 0.2}
 #: A connection that nobody takes.
 CONNECT_S = 2.0
 
@@ -46,6 +46,8 @@ class Wire:
     numbers: dict[tuple[str, str, str], int] = field(default_factory=dict)
     #: Called with a source whose write may have happened although its sender heard nothing, or something else.
     doubted: Callable[[str], None] = lambda source: None
+    #: Called with who was refused, what, and why: by the receiver, which looked at the call itself.
+    refused: Callable[[Process | None, str, AutomationError], None] = lambda process, what, error: None
 
     def trouble(self, source: str) -> Trouble:
         found = self.troubles.get(source)
@@ -95,6 +97,8 @@ class Wire:
                 value, error = effect(), None
             except AutomationError as raised:
                 value, error = None, raised
+                if write:
+                    self.refused(process, what, raised)
             if lost_after:
                 self.doubted(source)
                 return
@@ -123,7 +127,7 @@ class Wire:
         try:
             result = await answer
         except AutomationError:
-            if process is not None and not write:
+            if process is not None and not write and verb != "nextid":  # which cannot tell of one number: the source is not silent
                 process.told.setdefault("unknown", set()).add(source)
             raise
         finally:

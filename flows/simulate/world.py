@@ -111,6 +111,8 @@ class World:
     nodes: dict[str, bool] = field(default_factory=dict)  # online or not
     machines: dict[int, Machine] = field(default_factory=dict)
     twins: list[int] = field(default_factory=list)  # VMIDs that two guests share
+    hidden: set[int] = field(default_factory=set)  # containers that Proxmox's list leaves out, and nothing else
+    failing: list[str] = field(default_factory=list)  # kinds of our tasks of which the next one is taken and fails; "" any
     addresses: dict[str, int] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     stops: dict[int, str] = field(default_factory=dict)
@@ -123,6 +125,11 @@ class World:
     zone_version: int = 0
     agents_fence: bool = True
     bridge_fences: bool = True
+    numbers: int = 0  # of tasks and strangers: by what happens in the world, not by how the loop does it
+
+    def number(self) -> int:
+        self.numbers += 1
+        return self.numbers
 
     # Who hears of it
 
@@ -333,17 +340,34 @@ class World:
 
     # Proxmox as receiver
 
-    def task(self, kind: str, vmid: int, node: str, takes: float, end: Callable[[], str], user: str = OUR_USER, into: int = 0) -> str:
-        """A task that ends after ``takes`` seconds with what ``end`` returns as its exit status."""
-        number = self.loop.number()
+    def task(
+        self,
+        kind: str,
+        vmid: int,
+        node: str,
+        takes: float,
+        end: Callable[[], str],
+        user: str = OUR_USER,
+        into: int = 0,
+        broke: Callable[[], None] = lambda: None,
+    ) -> str:
+        """A task that ends after ``takes`` seconds with what ``end`` returns as its exit status; ``broke`` is what it leaves where it fails."""
+        number = self.number()
         upid = f"UPID:{node}:{number:08X}:{number:08X}:{int(self.loop.time()):08X}:{kind}:{vmid}:{user}:"
         task = self.tasks[upid] = Task(upid, node, kind, vmid, user, self.loop.time(), into)
         if kind in ("vzstop", "vzshutdown"):
             self.stops[vmid] = user
 
+        fails = next((wanted for wanted in self.failing if kind.startswith(wanted)), None) if user == OUR_USER else None
+        if fails is not None:
+            self.failing.remove(fails)
+
         def finish() -> None:
             try:
-                task.exitstatus = end()
+                if fails is not None:
+                    broke()
+                    self.effect("proxmox", f"{kind} failed", str(into or vmid), "", None)
+                task.exitstatus = end() if fails is None else "command failed: exit code 1"
             except AutomationError as error:
                 task.exitstatus = error.why or str(error)
             task.finished = True

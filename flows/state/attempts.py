@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, or_, select, tuple_, update
 
 from flows.domain.lease import Lease, LeaseKind
 from flows.domain.operation import (
@@ -66,29 +68,38 @@ class AttemptRow:
 async def claim_for_submission(tx: Tx, submitter: str, until: int, limit: int) -> list[Submission]:
     """Up to ``limit`` attempts that nobody has submitted, oldest first; they are the submitter's until ``until`` (ms). One whose submitter
     did not come back in time is claimed again: the engine's idempotency key makes the second submission harmless."""
-    o, a = t.operations.c, t.attempts.c
-    waiting = or_(a.state == _S.UNCLAIMED.value, and_(a.state == _S.SUBMITTING.value, a.submit_until <= tx.now))
-    rows = (
-        await tx.execute(
-            select(o.id, o.attempt, o.kind, o.queue)
-            .join(t.attempts, and_(a.operation_id == o.id, a.attempt == o.attempt))
-            .where(o.attempt_state.in_([_S.UNCLAIMED.value, _S.SUBMITTING.value]), o.live_server.is_not(None), waiting)
-            .order_by(o.attempt_at, o.id)
-            .limit(limit)
-            .with_for_update(of=t.attempts, skip_locked=True)
-        )
-    ).all()
+    o = t.operations.c
+    rows = (await tx.execute(_unsubmitted(limit), {"at": tx.now})).all()
     if not rows:
         return []
     keys = [(r.id, r.attempt) for r in rows]
     done = await tx.execute(
-        update(t.attempts).where(_among(keys), waiting).values(state=_S.SUBMITTING.value, submitter=submitter[:64], submit_until=until)
+        update(t.attempts).where(_among(keys), _waiting(tx.now)).values(state=_S.SUBMITTING.value, submitter=submitter[:64], submit_until=until)
     )
     if done.rowcount != len(rows):  # the rows are locked: only a bug gets here, and then nothing may be submitted
         raise Conflict("submission", why="attempts changed under their lock")
     ids = [r.id for r in rows]
     await tx.execute(update(t.operations).where(o.id.in_(ids), o.attempt_state == _S.UNCLAIMED.value).values(attempt_state=_S.SUBMITTING.value))
     return [Submission(r.id, r.attempt, OperationKind(r.kind), Queue(r.queue)) for r in rows]
+
+
+def _waiting(now: Any) -> ColumnElement[bool]:
+    a = t.attempts.c
+    return or_(a.state == _S.UNCLAIMED.value, and_(a.state == _S.SUBMITTING.value, a.submit_until <= now))
+
+
+@cache
+def _unsubmitted(limit: int) -> Select[Any]:
+    """Built once: a submitter looks every second."""
+    o, a = t.operations.c, t.attempts.c
+    return (
+        select(o.id, o.attempt, o.kind, o.queue)
+        .join(t.attempts, and_(a.operation_id == o.id, a.attempt == o.attempt))
+        .where(o.attempt_state.in_([_S.UNCLAIMED.value, _S.SUBMITTING.value]), o.live_server.is_not(None), _waiting(bindparam("at")))
+        .order_by(o.attempt_at, o.id)
+        .limit(limit)
+        .with_for_update(of=t.attempts, skip_locked=True)
+    )
 
 
 async def take_over(tx: Tx, operation_id: str, attempt: int, submitter: str, until: int) -> Submission:

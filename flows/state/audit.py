@@ -13,6 +13,8 @@ from sqlalchemy import insert, select
 from flows.state import tables as t
 from flows.state.database import Tx
 
+_APPEND = insert(t.audit)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
@@ -69,7 +71,7 @@ async def append_all(tx: Tx, entries: Iterable[Entry]) -> None:
         for e in entries
     ]
     if rows:
-        await tx.execute(insert(t.audit), rows)
+        await tx.execute(_APPEND, rows)
 
 
 async def list_(

@@ -57,10 +57,12 @@ async def verified(tx: Tx, backup_id: str) -> None:
         raise NotFound(f"backup {backup_id}", why="no such backup", remedy="zlh backups")
 
 
+_VERIFIED = select(_B.server_id, func.max(_B.verified_at)).where(_B.verified_at.is_not(None)).group_by(_B.server_id)
+
+
 async def latest_verified(tx: Tx) -> dict[str, BackupFact]:
     """The last verified backup of every server that has one, in one grouped query."""
-    query = select(_B.server_id, func.max(_B.verified_at)).where(_B.verified_at.is_not(None)).group_by(_B.server_id)
-    return {row[0]: BackupFact(row[0], row[1]) for row in await tx.execute(query)}
+    return {row[0]: BackupFact(row[0], row[1]) for row in await tx.execute(_VERIFIED)}
 
 
 async def list_(tx: Tx, *, server_id: str | None = None, limit: int | None = None) -> list[Backup]:

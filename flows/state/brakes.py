@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import bindparam, insert, or_, select, update
 
 from flows.domain.finding import BrakeRow, BrakeScope
 from flows.state import audit
@@ -37,14 +37,12 @@ async def resume(tx: Tx, scope: BrakeScope, target: str, actor: str) -> list[Bra
 
 async def expire(tx: Tx) -> list[BrakeRow]:
     """Lifts the pauses whose time is over and returns them, once: their end is announced."""
-    query = select(t.brakes).where(_B.lifted_at.is_(None), ~_lasts(tx.now))
-    return await _lift(tx, [to_brake(row) for row in await tx.execute(query)], "system:clock")
+    return await _lift(tx, [to_brake(row) for row in await tx.execute(_OVER, {"at": tx.now})], "system:clock")
 
 
 async def active(tx: Tx) -> tuple[BrakeRow, ...]:
     """Pauses in force, oldest first."""
-    query = select(t.brakes).where(_B.lifted_at.is_(None), _lasts(tx.now)).order_by(_B.created_at, _B.id)
-    return tuple(to_brake(row) for row in await tx.execute(query))
+    return tuple(to_brake(row) for row in await tx.execute(_ACTIVE, {"at": tx.now}))
 
 
 async def recall(tx: Tx, after_ms: int) -> list[BrakeRow]:
@@ -62,8 +60,13 @@ async def _lift(tx: Tx, rows: list[BrakeRow], actor: str) -> list[BrakeRow]:
     return rows
 
 
-def _lasts(now: int) -> Any:
+def _lasts(now: Any) -> Any:
     return or_(_B.until.is_(None), _B.until > now)
+
+
+# Built once: each is executed in every sweep.
+_OVER = select(t.brakes).where(_B.lifted_at.is_(None), ~_lasts(bindparam("at")))
+_ACTIVE = select(t.brakes).where(_B.lifted_at.is_(None), _lasts(bindparam("at"))).order_by(_B.created_at, _B.id)
 
 
 def _subject(row: BrakeRow) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import case, select, update
+from sqlalchemy import bindparam, case, select, update
 
 from flows.errors import BadInput, NotFound
 from flows.state import audit
@@ -13,14 +13,16 @@ from flows.state.database import Tx
 from flows.state.unique import insert_unique
 
 GENERATION, REPAIR_LEVEL, INTAKE_CLOSED = "generation", "repair_level", "intake_closed"
+_VALUE = select(t.control.c.value).where(t.control.c.name == bindparam("of"))
+_GENERATION = select(t.control.c.value).where(t.control.c.name == GENERATION)
+_GENERATION_LOCKED = _GENERATION.with_for_update(read=True)
 #: The highest level of repairs that there is.
 HIGHEST_LEVEL = 3
 
 
 async def generation(tx: Tx, *, lock: bool = False) -> int:
     """Part of every engine key. ``lock``: it cannot be raised before the transaction ends. Raises NotFound in an unmigrated database."""
-    query = select(t.control.c.value).where(t.control.c.name == GENERATION)
-    value = (await tx.execute(query.with_for_update(read=True) if lock else query)).scalar_one_or_none()
+    value = (await tx.execute(_GENERATION_LOCKED if lock else _GENERATION)).scalar_one_or_none()
     if value is None:
         raise NotFound("generation", why="the database has no control rows", remedy="zlh up applies the migrations")
     return int(value)
@@ -76,7 +78,7 @@ def pass_of(token_id: str) -> int:
 
 
 async def _value(tx: Tx, name: str) -> int | None:
-    value: int | None = (await tx.execute(select(t.control.c.value).where(t.control.c.name == name))).scalar_one_or_none()
+    value: int | None = (await tx.execute(_VALUE, {"of": name})).scalar_one_or_none()
     return value
 
 

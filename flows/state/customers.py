@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from flows.domain.server import MAY_RUN, BillingState
 from flows.errors import BadInput, Conflict, NotFound
@@ -18,6 +18,9 @@ from flows.state.upsert import upsert
 
 #: The longest name, in characters: the column's.
 NAME_LENGTH = 64
+_BY_ID = select(t.customers).where(t.customers.c.id == bindparam("of"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_BILLING = select(t.customers.c.billing).where(t.customers.c.id == bindparam("of"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,7 @@ def _check_name(name: str) -> None:
 
 async def get(tx: Tx, customer_id: str, *, lock: bool = False) -> Customer | None:
     """``lock`` holds the row until the transaction ends, so that two creations count the quota one after the other."""
-    query = select(t.customers).where(t.customers.c.id == customer_id)
-    row = (await tx.execute(query.with_for_update() if lock else query)).one_or_none()
+    row = (await tx.execute(_BY_ID_LOCKED if lock else _BY_ID, {"of": customer_id})).one_or_none()
     return None if row is None else _customer(row)
 
 
@@ -84,7 +86,7 @@ async def by_name(tx: Tx, name: str) -> Customer | None:
 
 async def is_suspended(tx: Tx, customer_id: str) -> bool:
     """Whether its servers must not run: neither in good standing nor merely late. An unknown customer is."""
-    row = (await tx.execute(select(t.customers.c.billing).where(t.customers.c.id == customer_id))).scalar_one_or_none()
+    row = (await tx.execute(_BILLING, {"of": customer_id})).scalar_one_or_none()
     return row is None or BillingState(row) not in MAY_RUN
 
 

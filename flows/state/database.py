@@ -254,8 +254,11 @@ def _parsed(url: str | URL) -> URL:
         raise MisconfiguredSetting(SETTING, why="cannot be read as an URL", remedy=remedy) from None
 
 
+_EPOCH = select(t.epochs.c.epoch).where(t.epochs.c.name == "reconcile").with_for_update(read=True)
+
+
 async def _guard(tx: Tx, epoch: int) -> None:
-    row = (await tx.execute(select(t.epochs.c.epoch).where(t.epochs.c.name == "reconcile").with_for_update(read=True))).one_or_none()
+    row = (await tx.execute(_EPOCH)).one_or_none()
     if row is None or row.epoch != epoch:
         raise Fenced("sweep", why=f"epoch {epoch} was superseded by {row.epoch if row else 'none'}")
 

@@ -20,6 +20,10 @@ from flows.state.upsert import upsert
 
 #: Who writes the sweep's own audit lines.
 ACTOR = "system:controller"
+#: By the index: for ``IS NOT NULL`` SQLite would look at every episode that there ever was.
+_OPEN = select(t.episodes).where(t.episodes.c.open_key > "")
+_CLOSE = update(t.episodes).where(t.episodes.c.open_key == bindparam("k")).values(open_key=None)
+_AMONG = update(t.episodes).where(t.episodes.c.open_key.in_(bindparam("keys", expanding=True)))
 _CHUNK = 10_000  # parameters of one statement: the smallest limit is SQLite's 32,766
 _SEEN = ("summary", "remedy", "reason", "severity", "evidence", "last_seen_at", "server_id")
 
@@ -37,12 +41,7 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
     if seen:
         await _mark(tx, seen, last_seen_at=tx.now)
     if closed:
-        await tx.execute(
-            update(t.episodes)
-            .where(t.episodes.c.open_key == bindparam("k"))
-            .values(open_key=None, closed_at=tx.now),
-            [{"k": c.key} for c in closed],
-        )  # fmt: skip
+        await tx.execute(_CLOSE, [{"k": c.key, "closed_at": tx.now} for c in closed])
     rows = [_opened(tx, c) for c in opened]
     await upsert(tx, t.episodes, rows, key="open_key", update=_SEEN)
     await _move(tx, moved)
@@ -52,7 +51,7 @@ async def apply(tx: Tx, changes: Sequence[EpisodeChange], *, seen: Collection[st
 async def _mark(tx: Tx, keys: Collection[str], **values: int) -> None:
     ordered = sorted(keys)
     for begin in range(0, len(ordered), _CHUNK):
-        await tx.execute(update(t.episodes).where(t.episodes.c.open_key.in_(ordered[begin : begin + _CHUNK])).values(**values))
+        await tx.execute(_AMONG, {"keys": ordered[begin : begin + _CHUNK], **values})
 
 
 def _opened(tx: Tx, change: EpisodeChange) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def _line(change: EpisodeChange) -> audit.Entry:
 
 async def open_(tx: Tx) -> dict[str, EpisodeRow]:
     """Every open episode by its key."""
-    rows = await tx.execute(select(t.episodes).where(t.episodes.c.open_key.is_not(None)))
+    rows = await tx.execute(_OPEN)
     return {row.key: row for row in map(to_episode, rows)}
 
 

@@ -6,17 +6,31 @@ Every writing transaction between them is ``database.write(epoch=…)``, which l
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, case, insert, or_, select, update
+from sqlalchemy import bindparam, case, insert, or_, select, update
 
 from flows.errors import Conflict, Fenced
 from flows.state import tables as t
 from flows.state.database import Database, Tx
 
 NAME = "reconcile"
+_E = t.epochs.c
+# Built once: each is executed several times in every sweep.
+_AT = bindparam("at", type_=_E.epoch.type)
+_TAKE = (
+    update(t.epochs)
+    .where(_E.name == NAME, or_(_E.holder.is_(None), _E.expires_at < _AT, _E.expires_at > bindparam("ahead")))
+    .values(epoch=case((_E.epoch + 1 > _AT, _E.epoch + 1), else_=_AT), holder=bindparam("who"), expires_at=bindparam("until"))
+)
+_EPOCH = select(_E.epoch).where(_E.name == NAME)
+_CURRENT = select(_E.epoch, _E.holder, _E.expires_at).where(_E.name == NAME)
+_OURS = update(t.epochs).where(_E.name == NAME, _E.epoch == bindparam("mine"), _E.holder == bindparam("me"))
+_RENEW = _OURS.values(expires_at=bindparam("until"))
+_END = _OURS.values(holder=None, expires_at=bindparam("until"))
 
 
 async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
-    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps.
+    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps. An expiry further
+    ahead than any renewal sets it, by one more, was written before the clock was set back: that holder's time is over, too.
 
     The epoch is max(previous + 1, database time in ms): a restored database cannot count backwards.
     """
@@ -28,13 +42,8 @@ async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
 
 
 async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
-    row = t.epochs.c
-    taken = await tx.execute(
-        update(t.epochs)
-        .where(row.name == NAME, or_(row.holder.is_(None), row.expires_at < tx.now))
-        .values(epoch=case((row.epoch + 1 > tx.now, row.epoch + 1), else_=tx.now), holder=holder, expires_at=tx.now + ttl_ms)
-    )
-    epoch: int | None = (await tx.execute(select(row.epoch).where(row.name == NAME))).scalar_one_or_none()
+    taken = await tx.execute(_TAKE, {"at": tx.now, "who": holder, "until": tx.now + ttl_ms, "ahead": tx.now + 2 * ttl_ms})
+    epoch: int | None = (await tx.execute(_EPOCH)).scalar_one_or_none()
     if taken.rowcount == 1:
         return epoch
     if epoch is None:
@@ -46,7 +55,7 @@ async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
 async def renew(db: Database, epoch: int, holder: str, ttl_ms: int) -> None:
     """Pushes the expiry to ``ttl_ms`` from now. Raises Fenced if the row is somebody else's: stop before the next act."""
     async with db.write() as tx:
-        done = await tx.execute(update(t.epochs).where(*_ours(epoch, holder)).values(expires_at=tx.now + ttl_ms))
+        done = await tx.execute(_RENEW, {"mine": epoch, "me": holder, "until": tx.now + ttl_ms})
         if done.rowcount != 1:
             raise await _fenced(tx, epoch)
 
@@ -54,19 +63,15 @@ async def renew(db: Database, epoch: int, holder: str, ttl_ms: int) -> None:
 async def end(db: Database, epoch: int, holder: str) -> None:
     """Gives the row back. Raises Fenced if it is somebody else's already."""
     async with db.write() as tx:
-        done = await tx.execute(update(t.epochs).where(*_ours(epoch, holder)).values(holder=None, expires_at=tx.now))
+        done = await tx.execute(_END, {"mine": epoch, "me": holder, "until": tx.now})
         if done.rowcount != 1:
             raise await _fenced(tx, epoch)
 
 
 async def current(tx: Tx) -> tuple[int, str | None, int] | None:
     """``(epoch, holder, expires_at)`` of the row, None before the first sweep."""
-    row = (await tx.execute(select(t.epochs.c.epoch, t.epochs.c.holder, t.epochs.c.expires_at).where(t.epochs.c.name == NAME))).one_or_none()
+    row = (await tx.execute(_CURRENT)).one_or_none()
     return None if row is None else (row.epoch, row.holder, row.expires_at)
-
-
-def _ours(epoch: int, holder: str) -> tuple[ColumnElement[bool], ...]:
-    return (t.epochs.c.name == NAME, t.epochs.c.epoch == epoch, t.epochs.c.holder == holder)
 
 
 async def _fenced(tx: Tx, epoch: int) -> Fenced:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from flows.domain.operation import Direction, StepName, StepRow, StepState
 from flows.errors import Conflict, Fenced
@@ -18,17 +18,20 @@ from flows.state import tables as t
 from flows.state.database import Tx
 from flows.state.unique import insert_unique
 
+_J = t.journal.c
+_KEY = (_J.operation_id == bindparam("of"), _J.step == bindparam("at"), _J.direction == bindparam("way"))
+# Built once: each step of an operation executes them all.
+_AGAIN = update(t.journal).where(*_KEY, _J.state != StepState.DONE.value, _J.attempt <= bindparam("mine")).values(runs=_J.runs + 1)
+_STARTED = update(t.journal).where(*_KEY, _J.state == StepState.STARTED.value)
+_ROW = select(t.journal).where(*_KEY)
+_ROWS = select(t.journal).where(_J.operation_id == bindparam("of")).order_by(_J.started_at, _J.step, _J.direction)
+
 
 async def begin(tx: Tx, operation_id: str, step: StepName, direction: Direction, attempt: int, deadline_at: int) -> StepRow:
     """``started`` by this attempt, once more if it was before (``runs`` + 1). Raises Conflict (``step_done``) for a step already done,
     Fenced if a newer attempt began it."""
-    j = t.journal.c
     changed = {"state": StepState.STARTED.value, "attempt": attempt, "started_at": tx.now, "deadline_at": deadline_at, "finished_at": None}
-    done = await tx.execute(
-        update(t.journal)
-        .where(*_key(operation_id, step, direction), j.state != StepState.DONE.value, j.attempt <= attempt)
-        .values(runs=j.runs + 1, **changed)
-    )
+    done = await tx.execute(_AGAIN, _key(operation_id, step, direction) | {"mine": attempt} | changed)
     if done.rowcount != 1:
         key = {"operation_id": operation_id, "step": step.value, "direction": direction.value}
         if not await insert_unique(tx, t.journal, key | changed | {"runs": 1, "upid": None, "detail": {}}):
@@ -59,9 +62,7 @@ async def set_upid(tx: Tx, operation_id: str, step: StepName, direction: Directi
 
 async def rows(tx: Tx, operation_id: str) -> tuple[StepRow, ...]:
     """In the order in which they (last) began."""
-    j = t.journal.c
-    found = await tx.execute(select(t.journal).where(j.operation_id == operation_id).order_by(j.started_at, j.step, j.direction))
-    return tuple(to_step(r) for r in found)
+    return tuple(to_step(r) for r in await tx.execute(_ROWS, {"of": operation_id}))
 
 
 def to_step(row: Any) -> StepRow:
@@ -86,22 +87,19 @@ async def _finish(tx: Tx, operation_id: str, step: StepName, direction: Directio
 
 
 async def _change(tx: Tx, operation_id: str, step: StepName, direction: Direction, **values: Any) -> None:
-    result = await tx.execute(
-        update(t.journal).where(*_key(operation_id, step, direction), t.journal.c.state == StepState.STARTED.value).values(**values)
-    )
+    result = await tx.execute(_STARTED, _key(operation_id, step, direction) | values)
     if result.rowcount != 1:
         raise Conflict(_name(operation_id, step, direction), why="it is not under way", kind="step_not_begun")
     await operations.progressed(tx, operation_id)
 
 
 async def _row(tx: Tx, operation_id: str, step: StepName, direction: Direction) -> StepRow | None:
-    row = (await tx.execute(select(t.journal).where(*_key(operation_id, step, direction)))).one_or_none()
+    row = (await tx.execute(_ROW, _key(operation_id, step, direction))).one_or_none()
     return None if row is None else to_step(row)
 
 
-def _key(operation_id: str, step: StepName, direction: Direction) -> tuple[Any, ...]:
-    j = t.journal.c
-    return (j.operation_id == operation_id, j.step == step.value, j.direction == direction.value)
+def _key(operation_id: str, step: StepName, direction: Direction) -> dict[str, Any]:
+    return {"of": operation_id, "at": step.value, "way": direction.value}
 
 
 def _name(operation_id: str, step: StepName, direction: Direction) -> str:

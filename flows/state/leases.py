@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from flows.domain.lease import BLOCKS_WHEN_EXPIRED, Lease, LeaseKind
 from flows.errors import Busy, Conflict, Fenced
@@ -19,6 +19,12 @@ from flows.state.database import Tx
 from flows.state.ids import next_token
 from flows.state.unique import insert_unique
 
+_L = t.leases.c
+_OF = select(t.leases).where(_L.subject == bindparam("of"))
+_LOCKED = _OF.with_for_update()
+_ALL = select(t.leases).order_by(_L.subject)
+_HELD = _ALL.where(_L.holder.is_not(None))
+_OURS = update(t.leases).where(_L.subject == bindparam("of"), _L.token == bindparam("under"), _L.holder.is_not(None))
 _FREE: dict[str, Any] = {"kind": None, "holder": None, "operation_id": None, "reason": "", "expires_at": 0}
 
 
@@ -41,7 +47,7 @@ async def take(tx: Tx, subject: str, kind: LeaseKind, holder: str, ttl_ms: int, 
     if current.holder is None:
         guard.append(t.leases.c.holder.is_(None))
     else:
-        guard.append(t.leases.c.expires_at <= tx.now)  # a renewal keeps the token: look again whether it is still over
+        guard.append(t.leases.c.expires_at == current.expires_at)  # a renewal keeps the token: it must still be what is over
     if (await tx.execute(update(t.leases).where(*guard).values(**_values(wanted)))).rowcount == 1:
         return wanted
     raise await _busy(tx, subject)
@@ -49,12 +55,7 @@ async def take(tx: Tx, subject: str, kind: LeaseKind, holder: str, ttl_ms: int, 
 
 async def renew(tx: Tx, subject: str, token: int, ttl_ms: int) -> Lease:
     """Pushes the expiry to ``ttl_ms`` from now. One that expired is still its holder's as long as nobody took it. Raises Fenced."""
-    leases = t.leases.c
-    done = await tx.execute(
-        update(t.leases)
-        .where(leases.subject == subject, leases.token == token, leases.holder.is_not(None))
-        .values(heartbeat_at=tx.now, expires_at=tx.now + ttl_ms)
-    )
+    done = await tx.execute(_OURS, {"of": subject, "under": token, "heartbeat_at": tx.now, "expires_at": tx.now + ttl_ms})
     lease = await get(tx, subject)
     if done.rowcount != 1 or lease is None:
         raise _fenced(subject, token, lease)
@@ -63,7 +64,7 @@ async def renew(tx: Tx, subject: str, token: int, ttl_ms: int) -> Lease:
 
 async def check(tx: Tx, subject: str, token: int) -> Lease:
     """The caller's own lease, whose row stays locked until the transaction ends. Raises Fenced if it is not the caller's any more."""
-    row = (await tx.execute(select(t.leases).where(t.leases.c.subject == subject).with_for_update())).one_or_none()
+    row = (await tx.execute(_LOCKED, {"of": subject})).one_or_none()
     lease = None if row is None else to_lease(row)
     if lease is None or lease.token != token or lease.holder is None:
         raise _fenced(subject, token, lease)
@@ -80,8 +81,7 @@ async def held(tx: Tx, subject: str, token: int) -> Lease:
 
 async def release(tx: Tx, subject: str, token: int) -> None:
     """Gives it back; the token stays, for the next one to be greater. Raises Fenced."""
-    leases = t.leases.c
-    done = await tx.execute(update(t.leases).where(leases.subject == subject, leases.token == token, leases.holder.is_not(None)).values(**_FREE))
+    done = await tx.execute(_OURS, {"of": subject, "under": token} | _FREE)
     if done.rowcount != 1:
         raise _fenced(subject, token, await get(tx, subject))
 
@@ -113,15 +113,13 @@ async def revoke(tx: Tx, subject: str, *, seen: Lease | None = None) -> int:
 
 async def get(tx: Tx, subject: str) -> Lease | None:
     """The row as it is, held or not, expired or not; None if the subject never had a lease."""
-    row = (await tx.execute(select(t.leases).where(t.leases.c.subject == subject))).one_or_none()
+    row = (await tx.execute(_OF, {"of": subject})).one_or_none()
     return None if row is None else to_lease(row)
 
 
 async def list_(tx: Tx, *, held: bool = True, subjects: Sequence[str] | None = None) -> list[Lease]:
     """By subject. ``held``: only those that somebody holds, expired ones too."""
-    query = select(t.leases).order_by(t.leases.c.subject)
-    if held:
-        query = query.where(t.leases.c.holder.is_not(None))
+    query = _HELD if held else _ALL
     if subjects is not None:
         query = query.where(t.leases.c.subject.in_(subjects))
     return [to_lease(r) for r in await tx.execute(query)]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import insert, null, select, update
+from sqlalchemy import Select, bindparam, insert, null, select, update
 
 from flows.domain.operation import (
     LIVE_STATES,
@@ -35,6 +36,10 @@ _PLAIN = (
     "finished_at", "step_deadline_at", "error", "params", "cancel_requested", "undo_failures",
 )  # fmt: skip
 LIVE = tuple(sorted(s.value for s in LIVE_STATES))
+_BY_ID = select(t.operations).where(t.operations.c.id == bindparam("of"))
+_NEWEST = select(t.operations).order_by(t.operations.c.created_at.desc(), t.operations.c.id.desc())
+_PROGRESSED = update(t.operations).where(t.operations.c.id == bindparam("of"))
+_LIVES = _PROGRESSED.where(t.operations.c.live_server.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def to_operation(row: Any) -> Operation:
 
 
 async def get(tx: Tx, operation_id: str) -> Operation | None:
-    row = (await tx.execute(select(t.operations).where(t.operations.c.id == operation_id))).one_or_none()
+    row = (await tx.execute(_BY_ID, {"of": operation_id})).one_or_none()
     return None if row is None else to_operation(row)
 
 
@@ -87,9 +92,7 @@ async def list_(
 ) -> list[Operation]:
     """Newest first; ``since`` in ms, by creation. ``live``: only those that still hold their server."""
     o = t.operations.c
-    query = select(t.operations).order_by(o.created_at.desc(), o.id.desc())
-    if state is not None:
-        query = query.where(o.state.in_([s.value for s in ([state] if isinstance(state, OperationState) else state)]))
+    query = _NEWEST if state is None else _newest((state,) if isinstance(state, OperationState) else tuple(state))
     if server_id is not None:
         query = query.where(o.server_id == server_id)
     if customer_id is not None:
@@ -101,6 +104,12 @@ async def list_(
     if limit is not None:
         query = query.limit(limit)
     return [to_operation(r) for r in await tx.execute(query)]
+
+
+@cache
+def _newest(states: tuple[OperationState, ...]) -> Select[Any]:
+    """Built once: every sweep asks so for the live ones."""
+    return _NEWEST.where(t.operations.c.state.in_([state.value for state in states]))
 
 
 async def create(
@@ -205,12 +214,8 @@ async def set_state(
 
 async def set_step(tx: Tx, operation_id: str, step: StepName | None, deadline_at: int | None) -> None:
     """The step under way and its hard deadline (ms). Counts as progress. Raises NotFound, Conflict once the operation has ended."""
-    o = t.operations.c
-    done = await tx.execute(
-        update(t.operations)
-        .where(o.id == operation_id, o.live_server.is_not(None))
-        .values(step=None if step is None else step.value, step_deadline_at=deadline_at, progress_at=tx.now)
-    )
+    values = {"step": None if step is None else step.value, "step_deadline_at": deadline_at, "progress_at": tx.now}
+    done = await tx.execute(_LIVES, {"of": operation_id, **values})
     if done.rowcount != 1:
         raise _ended(await _existing(tx, operation_id))
 
@@ -243,7 +248,7 @@ async def request_cancel(tx: Tx, operation_id: str, actor: str) -> bool:
 
 async def progressed(tx: Tx, operation_id: str) -> None:
     """Notes that the journal moved. For :mod:`flows.state.journal`."""
-    await tx.execute(update(t.operations).where(t.operations.c.id == operation_id).values(progress_at=tx.now))
+    await tx.execute(_PROGRESSED, {"of": operation_id, "progress_at": tx.now})
 
 
 async def _update(tx: Tx, operation_id: str, **values: Any) -> None:

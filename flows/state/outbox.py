@@ -18,9 +18,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, case, delete, func, or_, select, update
 
 from flows.domain.event import Channel, Event, EventKind, Route, Severity
 from flows.state import tables as t
@@ -34,6 +35,8 @@ BURST_MS = 10_000
 #: Lines that a folded burst names.
 SUBJECTS = 10
 _FOLD = "fold:"
+_M = t.outbox.c
+_AT = bindparam("at", type_=_M.not_before.type)
 _RANK = (Severity.INFO.value, Severity.WARNING.value, Severity.CRITICAL.value)
 
 
@@ -115,23 +118,24 @@ def _row(tx: Tx, event: Event, route: Route) -> dict[str, Any]:
 
 async def claim(tx: Tx, owner: str, until: int, limit: int, *, without: Collection[Channel] = ()) -> list[Message]:
     """Up to ``limit`` due messages, oldest first, owned by ``owner`` until ``until`` (ms). Two dispatchers never get the same one."""
-    row = t.outbox.c
-    due = select(row.id, row.claimed_by).where(row.state == WAITING, row.not_before <= tx.now, _free(tx.now))
-    if without:
-        due = due.where(row.channel.not_in([c.value for c in without]))
-    # Rows that another dispatcher is just claiming are passed over: SQLite has one writer at a time anyway.
-    oldest = due.order_by(row.created_at, row.id).limit(limit).with_for_update(skip_locked=True)
-    before = {r.id: r.claimed_by for r in (await tx.execute(oldest)).all()}
+    oldest = _oldest(limit, tuple(sorted(c.value for c in without)))
+    before = {r.id: r.claimed_by for r in (await tx.execute(oldest, {"at": tx.now})).all()}
     if not before:
         return []
     ids = list(before)
-    await tx.execute(
-        update(t.outbox)
-        .where(row.id.in_(ids), row.state == WAITING, _free(tx.now))
-        .values(claimed_by=owner, claimed_until=until, tries=row.tries + 1)
-    )
-    mine = select(t.outbox).where(row.id.in_(ids), row.claimed_by == owner, row.claimed_until == until, row.state == WAITING)
-    return [_message(r, doubted=before[r.id] is not None) for r in (await tx.execute(mine.order_by(row.created_at, row.id))).all()]
+    await tx.execute(_CLAIM, {"ids": ids, "at": tx.now, "claimed_by": owner, "claimed_until": until})
+    mine = await tx.execute(_MINE, {"ids": ids, "owner": owner, "until": until})
+    return [_message(r, doubted=before[r.id] is not None) for r in mine.all()]
+
+
+@cache
+def _oldest(limit: int, without: tuple[str, ...]) -> Select[Any]:
+    """Due ones that nobody has. Rows that another dispatcher is just claiming are passed over: SQLite has one writer at a time anyway."""
+    row = t.outbox.c
+    due = select(row.id, row.claimed_by).where(row.state == WAITING, row.not_before <= _AT, _free(_AT))
+    if without:
+        due = due.where(row.channel.not_in(without))
+    return due.order_by(row.created_at, row.id).limit(limit).with_for_update(skip_locked=True)
 
 
 async def release(tx: Tx, messages: Sequence[Message], owner: str, retry_at: int) -> None:
@@ -147,14 +151,16 @@ async def release(tx: Tx, messages: Sequence[Message], owner: str, retry_at: int
 async def sent(tx: Tx, id_: str, *, posted: bool = True, mailed: bool = False, reported: Sequence[str] = ()) -> None:
     """The message is where it belongs. True whoever owns the claim by now: what arrived has arrived.
     ``reported``: dead messages that it told of."""
-    row = t.outbox.c
-    values: dict[str, Any] = {"state": SENT, "claimed_until": None, "last_error": ""}
-    if posted:
-        values["sent_at"] = func.coalesce(row.sent_at, tx.now)
-    if mailed:
-        values["mailed_at"] = func.coalesce(row.mailed_at, tx.now)
-    await tx.execute(update(t.outbox).where(row.id == id_).values(**values))
+    await tx.execute(_sent(posted, mailed), {"of": id_, "now": tx.now, "state": SENT, "claimed_until": None, "last_error": ""})
     await told(tx, id_, reported)
+
+
+@cache
+def _sent(posted: bool, mailed: bool) -> Update:
+    """Notes which half got through, once."""
+    now = bindparam("now", type_=_M.sent_at.type)
+    done = ([_M.sent_at] if posted else []) + ([_M.mailed_at] if mailed else [])
+    return update(t.outbox).where(_M.id == bindparam("of")).values({column: func.coalesce(column, now) for column in done})
 
 
 async def told(tx: Tx, id_: str, reported: Sequence[str]) -> None:
@@ -198,9 +204,7 @@ async def failed(
 async def dead_notice(tx: Tx) -> DeadNotice | None:
     """The dead messages of every channel that no delivered message told of yet, the oldest 1,000. A channel that works again may be long
     in coming, so any other may say it."""
-    row = t.outbox.c
-    query = select(row.id, row.channel, row.created_at).where(row.state == DEAD, row.folded_into.is_(None)).order_by(row.created_at).limit(1_000)
-    rows = (await tx.execute(query)).all()
+    rows = (await tx.execute(_UNTOLD)).all()
     if not rows:
         return None
     return DeadNotice(tuple(r.id for r in rows), rows[0].created_at, Counter(Channel(r.channel) for r in rows))
@@ -211,19 +215,30 @@ async def fold(tx: Tx, *, over: int, line: Callable[[Event], str], room: int = 1
     ``named`` subjects, and batches audit lines into messages of at most ``room`` characters. ``line`` renders one event. Returns how many
     rows were folded away."""
     row = t.outbox.c
-    whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
-    fresh = and_(row.state == WAITING, row.not_before <= tx.now, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
-    groups = select(row.channel, row.kind).where(fresh).group_by(row.channel, row.kind)
-    audit = row.channel == Channel.AUDIT.value
-    many = (await tx.execute(groups.having(or_(func.count() > over, and_(audit, func.count() > 1))))).all()
+    many = (await tx.execute(_crowds(over), {"at": tx.now})).all()
     folded = 0
     for channel, kind in many:
-        query = select(t.outbox).where(fresh, row.channel == channel, row.kind == kind).order_by(row.created_at, row.id).with_for_update()
-        messages = (await tx.execute(query)).all()
+        query = select(t.outbox).where(_fresh(), row.channel == channel, row.kind == kind).order_by(row.created_at, row.id).with_for_update()
+        messages = (await tx.execute(query, {"at": tx.now})).all()
         parts = _batches(messages, line, room) if channel == Channel.AUDIT.value else _bursts(messages, over, burst_ms)
         for part in parts:
             folded += await _fold(tx, part, line, whole=channel == Channel.AUDIT.value, subjects=named)
     return folded
+
+
+def _fresh() -> ColumnElement[bool]:
+    row = t.outbox.c
+    whole = and_(row.sent_at.is_(None), row.mailed_at.is_(None))  # of a half that got through, only the other half is still to be sent
+    return and_(row.state == WAITING, row.not_before <= _AT, row.claimed_by.is_(None), whole, row.key.not_like(_FOLD + "%"))
+
+
+@cache
+def _crowds(over: int) -> Select[Any]:
+    """Channels and kinds of which so many wait that some may be one message."""
+    row = t.outbox.c
+    audit = row.channel == Channel.AUDIT.value
+    groups = select(row.channel, row.kind).where(_fresh()).group_by(row.channel, row.kind)
+    return groups.having(or_(func.count() > over, and_(audit, func.count() > 1)))
 
 
 def _bursts(rows: Sequence[Any], over: int, burst_ms: int) -> list[Sequence[Any]]:
@@ -334,8 +349,19 @@ async def prune(tx: Tx, before: int) -> int:
     return int((await tx.execute(delete(t.outbox).where(over, row.created_at < before))).rowcount)
 
 
-def _free(now: int) -> Any:
-    return or_(t.outbox.c.claimed_until.is_(None), t.outbox.c.claimed_until < now)
+def _free(now: Any) -> Any:
+    return or_(_M.claimed_until.is_(None), _M.claimed_until < now)
+
+
+# Built once: a dispatcher executes them for every message.
+_AMONG = _M.id.in_(bindparam("ids", expanding=True))
+_CLAIM = update(t.outbox).where(_AMONG, _M.state == WAITING, _free(_AT)).values(tries=_M.tries + 1)
+_MINE = (
+    select(t.outbox)
+    .where(_AMONG, _M.claimed_by == bindparam("owner"), _M.claimed_until == bindparam("until"), _M.state == WAITING)
+    .order_by(_M.created_at, _M.id)
+)
+_UNTOLD = select(_M.id, _M.channel, _M.created_at).where(_M.state == DEAD, _M.folded_into.is_(None)).order_by(_M.created_at).limit(1_000)
 
 
 def _message(r: Any, *, doubted: bool) -> Message:

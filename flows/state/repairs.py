@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, update
 
 from flows.domain.finding import OPERATION_ACTIONS, WITHDRAWALS, Action, Check, Outcome, Repair, RepairRow
 from flows.domain.lease import Lease
@@ -23,37 +23,72 @@ from flows.state.ids import new_id
 #: Outcomes that count as a failed repair.
 FAILURES = frozenset({Outcome.FAILED, Outcome.UNVERIFIED})
 _R = t.repairs.c
+_L, _O = t.leases.c, t.operations.c
+_LIVE = sorted(s.value for s in LIVE_STATES)
+# Built once: each is executed in every sweep.
+_ENDED = (
+    select(t.repairs, _O.state.label("ended_as"), _O.error)
+    .join(t.operations, _O.id == _R.operation_id)
+    .where(_R.outcome.is_(None), _O.state.not_in(_LIVE))
+)
+_ABANDONED = select(t.repairs).where(
+    _R.outcome.is_(None),
+    ~exists().where(
+        _L.subject == _R.lease_subject,
+        _L.token == _R.lease_token,
+        _L.holder.is_not(None),
+        _L.expires_at > bindparam("at"),
+        2 * _L.heartbeat_at - _L.expires_at <= bindparam("at"),  # as Lease.expired: the clock was not set back by more than an expiry
+    ),
+    ~exists().where(_O.id == _R.operation_id, _O.state.in_(_LIVE)),
+    _R.epoch != bindparam("at_work"),
+)
+# Unsorted: for the order's sake SQLite would look at every repair that there ever was, and not at these alone.
+_RECENT = select(t.repairs).where(or_(_R.intent_at > bindparam("since"), _R.outcome.is_(None)))
+
+_INTENT = insert(t.repairs).values(episode_id=select(t.episodes.c.id).where(t.episodes.c.open_key == bindparam("of")).scalar_subquery())
+_OUTCOME = update(t.repairs).where(_R.id == bindparam("of"), _R.outcome.is_(None))
+_WHOSE = select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == bindparam("of"))
 
 
 async def intent(
-    tx: Tx, repair: Repair, epoch: int, *, lease: Lease | None = None, operation_id: str | None = None, counted: bool | None = None
+    tx: Tx,
+    repair: Repair,
+    epoch: int,
+    *,
+    repair_id: str | None = None,
+    lease: Lease | None = None,
+    operation_id: str | None = None,
+    counted: bool | None = None,
 ) -> str:
-    """Writes that a repair is about to begin, and its audit line. Returns the repair's id.
+    """Writes that a repair is about to begin, and its audit line. Returns the repair's id: ``repair_id``, for who must know the row again
+    when the answer to the commit is lost, else a new one. Raises Conflict where that id has a row.
 
     ``counted`` None: by the action. Withdrawals and repairs of operations never count against a breaker.
     """
     finding = repair.finding
-    repair_id = new_id()
+    repair_id = repair_id or new_id()
     if counted is None:
         counted = repair.action not in WITHDRAWALS and repair.action not in OPERATION_ACTIONS
     await tx.execute(
-        insert(t.repairs).values(
-            id=repair_id,
-            episode_id=select(t.episodes.c.id).where(t.episodes.c.open_key == finding.key).scalar_subquery(),
-            check=finding.check.value,
-            action=repair.action.value,
-            subject=finding.subject,
-            server_id=finding.server_id,
-            host=finding.host,
-            level=finding.level,
-            counted=counted,
-            epoch=epoch,
-            lease_subject=None if lease is None else lease.subject,
-            lease_token=None if lease is None else lease.token,
-            operation_id=operation_id,
-            intent_at=tx.now,
-            detail="",
-        )
+        _INTENT,
+        {
+            "of": finding.key,
+            "id": repair_id,
+            "check": finding.check.value,
+            "action": repair.action.value,
+            "subject": finding.subject,
+            "server_id": finding.server_id,
+            "host": finding.host,
+            "level": finding.level,
+            "counted": counted,
+            "epoch": epoch,
+            "lease_subject": None if lease is None else lease.subject,
+            "lease_token": None if lease is None else lease.token,
+            "operation_id": operation_id,
+            "intent_at": tx.now,
+            "detail": "",
+        },
     )
     await audit.append(
         tx,
@@ -69,12 +104,10 @@ async def intent(
 
 async def outcome(tx: Tx, repair_id: str, result: Outcome, detail: str = "") -> bool:
     """Writes how it ended, with its audit line. False: it has an outcome already, which stays as it is."""
-    done = await tx.execute(
-        update(t.repairs).where(_R.id == repair_id, _R.outcome.is_(None)).values(outcome=result.value, outcome_at=tx.now, detail=detail)
-    )
+    done = await tx.execute(_OUTCOME, {"of": repair_id, "outcome": result.value, "outcome_at": tx.now, "detail": detail})
     if done.rowcount != 1:
         return False
-    row = (await tx.execute(select(_R.action, _R.subject, _R.server_id, _R.operation_id).where(_R.id == repair_id))).one()
+    row = (await tx.execute(_WHOSE, {"of": repair_id})).one()
     await audit.append(
         tx,
         ACTOR,
@@ -102,14 +135,8 @@ async def opens_breaker(tx: Tx, repair_id: str, attempts: int, window_ms: int) -
 async def settle(tx: Tx) -> list[tuple[RepairRow, Outcome]]:
     """Writes the outcome of every repair that became an operation which has ended since. What proves it is the operation's own last step.
     Returns what was settled."""
-    o = t.operations.c
-    query = (
-        select(t.repairs, o.state.label("ended_as"), o.error)
-        .join(t.operations, o.id == _R.operation_id)
-        .where(_R.outcome.is_(None), o.state.not_in([s.value for s in LIVE_STATES]))
-    )
     settled = []
-    for row in (await tx.execute(query)).all():
+    for row in (await tx.execute(_ENDED)).all():
         result = Outcome.REPAIRED if row.ended_as == OperationState.SUCCEEDED.value else Outcome.FAILED
         why = (row.error or {}).get("why") or (row.error or {}).get("what", "")
         detail = "" if result is Outcome.REPAIRED else f"its operation {row.ended_as}" + (f": {why}" if why else "")
@@ -123,13 +150,8 @@ async def close_abandoned(tx: Tx) -> list[RepairRow]:
     and its sweep is not the one that holds the epoch. They count. Returns what was closed."""
     held = await epochs.current(tx)
     at_work = None if held is None or held[1] is None or held[2] < tx.now else held[0]
-    lease, operation = t.leases.c, t.operations.c
-    leased = exists().where(lease.subject == _R.lease_subject, lease.token == _R.lease_token, lease.holder.is_not(None), lease.expires_at > tx.now)
-    running = exists().where(operation.id == _R.operation_id, operation.state.in_([s.value for s in LIVE_STATES]))
-    query = select(t.repairs).where(_R.outcome.is_(None), ~leased, ~running)
-    if at_work is not None:
-        query = query.where(_R.epoch != at_work)
-    rows = [to_repair(row) for row in await tx.execute(query)]
+    # No epoch is -1: with nobody at work, every sweep's intents may be closed.
+    rows = [to_repair(row) for row in await tx.execute(_ABANDONED, {"at": tx.now, "at_work": -1 if at_work is None else at_work})]
     for row in rows:
         await outcome(tx, row.id, Outcome.UNVERIFIED, "nobody could tell how it ended: its actor died, or its effect might still have arrived")
     return rows
@@ -137,8 +159,8 @@ async def close_abandoned(tx: Tx) -> list[RepairRow]:
 
 async def recent(tx: Tx, since: int) -> list[RepairRow]:
     """Those begun after ``since`` (ms), and all that have no outcome yet; oldest first."""
-    query = select(t.repairs).where(or_(_R.intent_at > since, _R.outcome.is_(None))).order_by(_R.intent_at, _R.id)
-    return [to_repair(row) for row in await tx.execute(query)]
+    found = [to_repair(row) for row in await tx.execute(_RECENT, {"since": since})]
+    return sorted(found, key=lambda row: (row.intent_at, row.id))
 
 
 async def unfinished(tx: Tx) -> list[RepairRow]:
@@ -148,6 +170,13 @@ async def unfinished(tx: Tx) -> list[RepairRow]:
 
 async def get(tx: Tx, repair_id: str) -> RepairRow | None:
     row = (await tx.execute(select(t.repairs).where(_R.id == repair_id))).one_or_none()
+    return None if row is None else to_repair(row)
+
+
+async def last(tx: Tx, server_id: str, action: Action) -> RepairRow | None:
+    """The newest of its kind for a server."""
+    query = select(t.repairs).where(_R.server_id == server_id, _R.action == action.value).order_by(_R.intent_at.desc(), _R.id.desc()).limit(1)
+    row = (await tx.execute(query)).one_or_none()
     return None if row is None else to_repair(row)
 
 

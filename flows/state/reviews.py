@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 
 from flows.domain.finding import Action, Check, Decision, Review
 from flows.errors import Conflict, NotFound
@@ -21,6 +21,7 @@ from flows.state.unique import insert_unique
 _R = t.reviews.c
 #: Reviews older than this no snapshot needs, ms: the last one's expiry and a day of reminders.
 RECENT_MS = 3 * 86_400_000
+_RECENT = select(t.reviews).where(or_(_R.requested_at > bindparam("since"), _R.expires_at > bindparam("at"))).order_by(_R.requested_at, _R.id)
 
 
 async def pending(tx: Tx) -> list[Review]:
@@ -31,8 +32,7 @@ async def pending(tx: Tx) -> list[Review]:
 
 async def recent(tx: Tx) -> tuple[Review, ...]:
     """Those of the last days, decided or not, and all that may still be carried out; oldest first."""
-    query = select(t.reviews).where(or_(_R.requested_at > tx.now - RECENT_MS, _R.expires_at > tx.now)).order_by(_R.requested_at, _R.id)
-    return tuple(to_review(r) for r in await tx.execute(query))
+    return tuple(to_review(r) for r in await tx.execute(_RECENT, {"since": tx.now - RECENT_MS, "at": tx.now}))
 
 
 async def get(tx: Tx, review_id: str) -> Review | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from flows.domain.server import SERVER_TRANSITIONS, ContainerType, Desired, Edge, Runtime, Server, ServerState
 from flows.errors import Conflict, NotFound
@@ -26,6 +26,10 @@ _PLAIN = (
     "id", "customer_id", "name", "flavor", "version", "memory_mb", "cores", "disk_gb", "node", "storage", "bridge", "template_vmid",
     "vmid", "address", "desired_by", "token_version", "created_at", "activated_at", "code_server", "backup_policy", "game_port",
 )  # fmt: skip
+
+
+_KNOWN = select(t.servers).order_by(t.servers.c.id).where(t.servers.c.state != ServerState.DELETED.value)
+_BY_ID = select(t.servers).where(t.servers.c.id == bindparam("of"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,25 @@ def to_server(row: Any) -> Server:
     )
 
 
+#: By id: the row as it was read last, and what was made of it. A sweep reads every server twice, and hardly any has changed.
+_BEFORE: dict[str, tuple[tuple[Any, ...], Server]] = {}
+#: Rows that are kept, more than any fleet has: those of servers that are no more go with all the others.
+_KEPT = 20_000
+
+
+def as_before(row: Any) -> Server:
+    """:func:`to_server` of a whole row of the table, made anew only if the row has changed."""
+    values = tuple(row)
+    before = _BEFORE.get(row.id)
+    if before is not None and before[0] == values:
+        return before[1]
+    server = to_server(row)
+    if before is None and len(_BEFORE) >= _KEPT:
+        _BEFORE.clear()
+    _BEFORE[server.id] = (values, server)
+    return server
+
+
 async def create(tx: Tx, server: Server) -> Server:
     """Inserts it as it is. Raises Conflict (``name_taken``)."""
     row = {c: getattr(server, c) for c in _PLAIN} | {
@@ -67,7 +90,7 @@ async def create(tx: Tx, server: Server) -> Server:
 
 async def get(tx: Tx, server_id: str) -> Server | None:
     """Whatever its state, deleted ones too."""
-    row = (await tx.execute(select(t.servers).where(t.servers.c.id == server_id))).one_or_none()
+    row = (await tx.execute(_BY_ID, {"of": server_id})).one_or_none()
     return None if row is None else to_server(row)
 
 
@@ -88,11 +111,10 @@ async def list_(
 ) -> list[Server]:
     """In the order of their creation (ids sort so). Without ``state``: all but the deleted. ``after`` is the last id of the page before."""
     s = t.servers.c
-    query = select(t.servers).order_by(s.id)
-    if state is None:
-        query = query.where(s.state != ServerState.DELETED.value)
-    else:
-        query = query.where(s.state.in_([x.value for x in ([state] if isinstance(state, ServerState) else state)]))
+    query = _KNOWN
+    if state is not None:
+        states = [x.value for x in ([state] if isinstance(state, ServerState) else state)]
+        query = select(t.servers).order_by(s.id).where(s.state.in_(states))
     if customer_id is not None:
         query = query.where(s.customer_id == customer_id)
     if host is not None:
@@ -101,7 +123,7 @@ async def list_(
         query = query.where(s.id > after)
     if limit is not None:
         query = query.limit(limit)
-    return [to_server(r) for r in await tx.execute(query)]
+    return [as_before(r) for r in await tx.execute(query)]
 
 
 async def usage(tx: Tx, customer_id: str) -> Usage:

@@ -15,7 +15,8 @@ from flows.state.database import Tx
 from flows.state.upsert import upsert as _upsert
 
 _SIGHTING = "sighting:"
-_S = t.sources.c
+_FORGET = delete(t.sources).where(t.sources.c.source.like(_SIGHTING + "%"))
+_ALL = select(t.sources)
 
 
 async def upsert(tx: Tx, facts: Sequence[SourceFact], sightings: Mapping[str, int] | None = None) -> None:
@@ -23,7 +24,7 @@ async def upsert(tx: Tx, facts: Sequence[SourceFact], sightings: Mapping[str, in
     rows = [{"source": f.source, "misses": f.misses, "since": f.since, "reason": f.reason[:255], "at": tx.now} for f in facts]
     if sightings is not None:
         rows += [{"source": _SIGHTING + k, "misses": n, "since": tx.now, "reason": "", "at": tx.now} for k, n in sightings.items()]
-        await tx.execute(delete(t.sources).where(_S.source.like(_SIGHTING + "%")))
+        await tx.execute(_FORGET)
     await _upsert(tx, t.sources, rows, key="source", update=("misses", "since", "reason", "at"))
 
 
@@ -31,7 +32,7 @@ async def all_(tx: Tx) -> tuple[dict[str, SourceFact], dict[str, int]]:
     """``(sources by name, sightings by key)``, in one query."""
     facts: dict[str, SourceFact] = {}
     sightings: dict[str, int] = {}
-    for row in await tx.execute(select(t.sources)):
+    for row in await tx.execute(_ALL):
         if row.source.startswith(_SIGHTING):
             sightings[row.source.removeprefix(_SIGHTING)] = row.misses
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from flows.state import tables as t
 from flows.state.database import Tx
@@ -35,17 +35,18 @@ class Sweep:
     summary: Mapping[str, object] = field(default_factory=dict)
 
 
+_START = insert(t.sweeps)
+#: The other parameters are the columns that it sets.
+_FINISH = update(t.sweeps).where(t.sweeps.c.epoch == bindparam("mine"), t.sweeps.c.finished_at.is_(None))
+
+
 async def start(tx: Tx, epoch: int, holder: str) -> None:
-    await tx.execute(insert(t.sweeps).values(epoch=epoch, holder=holder, started_at=tx.now, summary={}))
+    await tx.execute(_START, {"epoch": epoch, "holder": holder, "started_at": tx.now, "summary": {}})
 
 
 async def finish(tx: Tx, epoch: int, outcome: SweepOutcome | str, summary: Mapping[str, object] | None = None) -> bool:
     """Writes the end of a sweep once; False if it has one already. ``outcome`` is a :class:`SweepOutcome` or its value."""
-    done = await tx.execute(
-        update(t.sweeps)
-        .where(t.sweeps.c.epoch == epoch, t.sweeps.c.finished_at.is_(None))
-        .values(finished_at=tx.now, outcome=SweepOutcome(outcome).value, summary=dict(summary or {}))
-    )
+    done = await tx.execute(_FINISH, {"mine": epoch, "finished_at": tx.now, "outcome": SweepOutcome(outcome).value, "summary": dict(summary or {})})
     return bool(done.rowcount == 1)
 
 

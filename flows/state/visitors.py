@@ -33,11 +33,22 @@ async def connections(tx: Tx) -> list[Peer] | None:
 
 
 def _peer(who: str, id_: str, address: str) -> Peer:
-    """MariaDB writes ``address:port`` or ``localhost``, PostgreSQL the address with a prefix length or nothing for a socket."""
-    host = address.partition("/")[0]
-    if host.count(":") == 1:
-        host = host.partition(":")[0]
-    return Peer("database connection", f"{who}#{id_}", address=host, local=loopback(host))
+    """MariaDB writes ``address:port``, ``name:port`` where it resolves names, or ``localhost``; PostgreSQL the address with a prefix length, or
+    nothing for a socket."""
+    client = address.partition("/")[0]
+    if client.count(":") == 1:
+        client = client.partition(":")[0]
+    if loopback(client) or _numeric(client):
+        return Peer("database connection", f"{who}#{id_}", address=client, local=loopback(client))
+    return Peer("database connection", f"{who}#{id_}", host=client)
+
+
+def _numeric(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def loopback(address: str) -> bool:

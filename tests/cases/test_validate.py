@@ -65,7 +65,7 @@ def lease(given: dict[str, Any], states: dict[str, str], operations: dict[str, s
 
 def reservation(thing: str, given: dict[str, Any], states: dict[str, str]) -> Reservation:
     owner = uid(given["server"]) if given.get("server") else None
-    return Reservation(thing, given["state"], owner, NOW - MINUTE, None, states.get(owner or ""))
+    return Reservation(thing, given["state"], owner, int(ago(given.get("ago", 10)) or 0), None, states.get(owner or ""))
 
 
 def records(case: dict[str, Any]) -> Records:

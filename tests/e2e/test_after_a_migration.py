@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.cli.demo import provisioning
 from flows.cli.demo.stage import Stage
 from flows.cli.stack import Stack
+from flows.clients.engine import PrefectEngine
 from flows.clients.engine_setup import EngineSetup
+from flows.domain.operation import Queue
 from flows.state import control
-from tests.support.kills import ScratchStack, order, ordered_about, over
+from tests.support.kills import order, ordered_about, over
 from tests.support.servers import Redis, running
+from tests.support.stacks import ScratchStack, acting, standing, zlh
 
 pytestmark = [pytest.mark.services, pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -46,27 +47,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert isinstance(redis, Redis)
         stack = WithRedis(tmp_path_factory.mktemp("migrated"), fleet="sim", say=lambda _: None)
         stack.url = redis.url
-        try:
-            stack.prepare()
-            stack.start()
+        with standing(stack):
             yield stack
-        finally:
-            stack.stop(drain_s=0.0)
 
 
 @pytest.fixture
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
-    stage = Stage(stack, lambda _: None)
-    await stage.customer("acme")
-    yield stage
-    await stage.close()
-
-
-async def zlh(stack: Stack, *words: str) -> tuple[int, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ZLH_")} | {"ZLH_ENV_FILE": str(stack.env_file)}
-    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-m", "flows.cli", *words], env=env, capture_output=True, text=True, timeout=600)
-    print(words, done.returncode, done.stdout, done.stderr)
-    return done.returncode, done.stdout or done.stderr
+    async with acting(stack) as stage:
+        yield stage
 
 
 async def settled(stack: Stack) -> None:
@@ -123,6 +111,8 @@ async def test_redis_is_emptied(stack: Stack) -> None:
     told: dict[str, Any] = json.loads(said)
     assert status == 0, said
     assert told["looked"][0].startswith("sweep ")
+    status, said = await zlh(stack, "redis", "reset", "--all", "--yes", "--json")
+    assert status == 0, said
 
 
 async def test_one_controlled_creation(stack: Stack) -> None:
@@ -135,3 +125,33 @@ async def test_the_deployment_passes(stack: Stack) -> None:
     assert status == 0, said
     assert "completed" in said
     assert (await zlh(stack, "intake"))[0] == 0
+
+
+async def test_a_run_that_dies_leaves_intake_closed_and_the_next_one_opens_it(stack: Stack, stage: Stage) -> None:
+    """The next one in a process of its own, as where the engine is in doubt."""
+    engine, key = PrefectEngine(stage.settings.engine), "post-migration:dies"
+
+    async def closed() -> bool:
+        async with stage.database.read() as tx:
+            return await control.intake_closed(tx)
+
+    async def ended() -> str | None:
+        run = (await engine.runs([key])).get(key)
+        return run.state if run is not None and run.finished else None
+
+    try:
+        run_id = await engine.submit("post-migration", key, {}, Queue.REPAIRS)
+        await stage.until("intake closed", closed, 120)
+        assert stage.kill_flow(run_id)
+        assert await stage.until("the run given up", ended, 120) == "crashed"
+    finally:
+        await engine.close()
+    wish = {**provisioning.GAME, "version": await stage.version("jar", "fabric"), "memory_mb": 1024, "name": "refused", "request_nonce": "refused"}
+    assert (await stage.call("acme", "POST", "/api/servers/create", wish)).status_code == 503
+    assert (await zlh(stack, "intake"))[0] == 1
+    status, said = await zlh(stack, "validate", "post-migration", "--here", "--yes")
+    assert status == 0, said
+    assert "passed: orders are taken" in said
+    assert (await zlh(stack, "intake"))[0] == 0
+    await over(stage, await stage.order("acme", wish), 240)
+    await over(stage, await ordered_about(stage, "refused", "delete"))

@@ -21,7 +21,8 @@ from flows.cli.stack import Stack
 from flows.clients.engine import PrefectEngine
 from flows.domain.operation import engine_key
 from flows.state import control
-from tests.support.kills import WAYS, ScratchStack, interrupted, order, ordered_about, over
+from tests.support.kills import WAYS, interrupted, order, ordered_about, over
+from tests.support.stacks import ScratchStack, acting, standing
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
@@ -37,22 +38,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("kills")
     (directory / "lab").mkdir()
     (directory / "lab" / "config.json").write_text(json.dumps(SLOW))
-    stack = ScratchStack(directory, fleet="sim", short=True, say=lambda _: None)
-    try:
-        stack.prepare()
-        stack.start()
+    with standing(ScratchStack(directory, fleet="sim", short=True, say=lambda _: None)) as stack:
         yield stack
-    finally:
-        stack.stop(drain_s=0.0)
 
 
 @pytest.fixture
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
-    stage = Stage(stack, lambda _: None)
-    stage.patience = 3.0  # for busy machines
-    await stage.customer("acme")
-    yield stage
-    await stage.close()
+    async with acting(stack, patience=3.0) as stage:
+        yield stage
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from flows.clients.engine import PrefectEngine
 from flows.clients.reach import LOCK_FILE
 from flows.domain.server import Server
 from tests.support.bot import Player
-from tests.support.kills import ScratchStack, interrupted, order, ordered_about, over, playbooks_left
+from tests.support.kills import interrupted, order, ordered_about, over, playbooks_left
+from tests.support.stacks import ScratchStack, acting, standing
 
 pytestmark = [
     pytest.mark.lab,
@@ -40,21 +41,14 @@ JOIN_S = 10.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = ScratchStack(tmp_path_factory.mktemp("house"), fleet="lxc", short=True, say=lambda _: None)
-    try:
-        stack.prepare()
-        stack.start()
+    with standing(ScratchStack(tmp_path_factory.mktemp("house"), fleet="lxc", short=True, say=lambda _: None)) as stack:
         yield stack
-    finally:
-        stack.stop(drain_s=0.0)
 
 
 @pytest.fixture
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
-    stage = Stage(stack, lambda _: None)
-    await stage.customer("acme")
-    yield stage
-    await stage.close()
+    async with acting(stack) as stage:
+        yield stage
 
 
 async def record(stage: Stage, name: str) -> Server:

@@ -45,6 +45,40 @@ SCRIPTS: Mapping[str, tuple[float, Sequence[Fault]]] = {
     "breaker": (0.3, [Fault(150, "refuse", "dns", 600, "game001")]),
     "vmid_reused": (0.3, [Fault(150, "create", "new001", 0, "paper")]),
     "destroy_skipped": (2.0, [Fault(150, "order", "game001", 0, "delete")]),
+    "intent_shared": (0.3, [Fault(150, "delete_record", "game001"), Fault(150, "delete_record", "game002")]),
+    "journal_shared": (0.3, [Fault(150, "order", "game002", 0, "restart")]),
+    "begins_deposed": (0.3, [Fault(150, "delete_record", "game002"), Fault(151, "pause", "sweep", 70, "act:")]),
+    "brakes_planned": (
+        0.3,
+        [Fault(150, "delete_registration", "game001"), Fault(151, "pause", "sweep", 33, "act:"), Fault(195, "brake", "game001", 600)],
+    ),
+    "lease_unminded": (
+        0.3,
+        [
+            Fault(150, "create", "new001", 0, "paper"),
+            Fault(151, "pause", "run", 200, "answer:proxmox:clone"),
+            Fault(170, "cut", "c1:engine", 600),
+            Fault(170, "cut", "c2:engine", 600),
+        ],
+    ),
+    "bulk_for_all": (0.3, [Fault(150, "brake", "game001", 600), *(Fault(170, "delete_registration", f"game{n:03d}") for n in range(1, 7))]),
+    "mended_late": (0.7, [Fault(150, "missing", "game005"), Fault(1790, "delete_record", "game001")]),
+    "undo_given_up": (2.4, [Fault(150, "order", "game001", 0, "delete"), Fault(150, "down", "proxmox", 900)]),
+    "worse_untold": (0.3, [Fault(150, "down", "proxy", 300)]),
+    "escalation_lost": (0.3, [Fault(150, "agent", "game001", 600)]),
+    "over_untold": (0.3, [Fault(150, "agent", "game001", 300)]),
+    "never_recalled": (0.8, [Fault(150, "agent", "game001", 2400)]),
+    "told_again": (0.3, [Fault(150, "agent", "game001", 600)]),
+    "silence_untold": (0.3, [Fault(150, "down", "proxy", 300)]),
+    "silence_is_unready": (0.3, [Fault(150, "agent", "game001", 600)]),
+    "silence_is_rest": (
+        0.3,
+        [Fault(150, "order", "game002", 0, "restart"), Fault(151, "death", "run", 0, "wire:agents:restart"), Fault(152, "agent", "game002", 300)],
+    ),
+    "unready_forgotten": (
+        0.3,
+        [Fault(150, "crash", "game001", 0, "error"), *(Fault(210 + 120 * n, "agent", "game001", 55) for n in range(5))],
+    ),
 }
 
 
@@ -107,15 +141,21 @@ def test_thirty_seeds_are_clean() -> None:
     assert not found, "\n".join(f"{r.order} {r.violation} {r.error}" for r in found)
 
 
+#: Three seeds for each defect: the first ones, or, where what it takes meets seldom, three of the twenty that ``make soak`` tries.
+TRIED: Mapping[str, range] = {"brakes_planned": range(16, 19), "silence_is_rest": range(4, 7), "unready_forgotten": range(4, 7)}
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", sorted(MUTANTS))
 def test_mutants_are_caught(mutant: str) -> None:
-    assert running.catches(mutant, range(1, 4), HUNT, jobs=1) is not None, f"not caught by {MUTANTS[mutant].caught_by}"
+    assert running.catches(mutant, TRIED.get(mutant, range(1, 4)), HUNT, jobs=1) is not None, f"not caught by {MUTANTS[mutant].caught_by}"
 
 
 @pytest.mark.timeout(300)
 def test_a_violation_is_shortened_and_replays(tmp_path: Path) -> None:
-    result = running.one(Order(1, HUNT.servers, HUNT.hours, HUNT.profile), mutant="pause_ignored")
+    seed = running.catches("pause_ignored", range(1, 4), HUNT, jobs=1)
+    assert seed is not None
+    result = running.one(Order(seed, HUNT.servers, HUNT.hours, HUNT.profile), mutant="pause_ignored")
     assert result.violation is not None
     assert result.script is not None
     assert 1 <= len(result.script) <= 4

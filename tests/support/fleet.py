@@ -78,9 +78,9 @@ class World:
         launch.down(self.directory / "lab")
 
 
-async def make(directory: Path, **overrides: str) -> World:
-    """Starts the lab and prepares the database with one customer on plan ``pro``."""
-    state = launch.up(directory / "lab", project_dir=PROJECT, overrides=FAST)
+async def make(directory: Path, *, lab: Mapping[str, object] | None = None, **overrides: str) -> World:
+    """Starts the lab and prepares the database with one customer on plan ``pro``. ``lab``: more of the lab's configuration."""
+    state = launch.up(directory / "lab", project_dir=PROJECT, overrides={**FAST, **(lab or {})})
     env = {
         "ZLH_DATABASE__URL": f"sqlite+aiosqlite:///{directory}/zlh.db",
         "ZLH_AGENT__MASTER_SECRET": secrets.token_urlsafe(32),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import ClassVar
 
 from flows.cli.demo import provisioning
 from flows.cli.demo.stage import Stage
-from flows.cli.stack import SHORT_TIMES, Stack
 from flows.clients.supervisor import MARKER
 from flows.domain.operation import OperationState
 
@@ -65,24 +62,6 @@ async def ordered_about(stage: Stage, name: str, verb: str, customer: str = "acm
     answer = await (stage.call(customer, "DELETE", path) if verb == "delete" else stage.call(customer, "POST", f"{path}/{verb}"))
     assert answer.status_code == 202, answer.text
     return str(answer.json()["operation"]["id"])
-
-
-class ScratchStack(Stack):
-    """With a scratch directory of its own, so that its plays' processes can be told from those of other tests. A sweep is a process with
-    some seconds of work: on two busy cores fewer of them leave more to what is tested."""
-
-    short_times: ClassVar[Mapping[str, str]] = {**SHORT_TIMES, "ZLH_TIMING__SWEEP_S": "20"}
-
-    def _own_values(self) -> dict[str, str]:
-        self._scratch().mkdir(mode=0o700, exist_ok=True)
-        return super()._own_values() | {"ZLH_ANSIBLE__SCRATCH_DIR": str(self._scratch())}
-
-    def _scratch(self) -> Path:
-        return Path("/dev/shm") / f"zlh-{os.getpid()}-{self.dir.name}"  # noqa: S108 - tmpfs is the point
-
-    def stop(self, *, drain_s: float) -> None:
-        super().stop(drain_s=drain_s)
-        shutil.rmtree(self._scratch(), ignore_errors=True)
 
 
 def playbooks_left(stage: Stage) -> list[str]:

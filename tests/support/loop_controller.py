@@ -83,7 +83,7 @@ class PointedDatabase(Database):
         super().__init__(*args, **options)
         event.listen(self.engine.sync_engine, "after_cursor_execute", self._executed)
         event.listen(self.engine.sync_engine, "commit", self._committed)
-        event.listen(self.engine.sync_engine, "rollback", lambda conn: conn.info.pop("wrote", None))
+        event.listen(self.engine.sync_engine, "rollback", self._undone)
 
     def write(self, *, epoch: int | None = None) -> Any:
         code = sys._getframe(1).f_code
@@ -110,6 +110,11 @@ class PointedDatabase(Database):
         wrote, name = conn.info.pop("wrote", None), conn.info.pop("named", "")
         if wrote:
             say(wrote=name, statements=wrote)
+
+    @staticmethod
+    def _undone(conn: Any) -> None:
+        if not conn.invalidated:  # one that is gone took with it what was noted, and has no ``info`` any more
+            conn.info.pop("wrote", None)
 
 
 def _words(parameters: Any) -> list[str]:

@@ -17,6 +17,13 @@ from typing import Any
 ABANDONED = 70
 
 
+def stands_still(pid: int) -> bool:
+    """Whether a process, which may be gone, is stopped."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
 class LoopController:
     """One of them. ``events`` are its lines, each with ``at`` (monotonic). Started again by its test, as its unit would be."""
 
@@ -31,7 +38,7 @@ class LoopController:
     async def start(self) -> None:
         """Returns once it is about to sweep."""
         mark = len(self.events)
-        with self.log.open("ab") as log:
+        with self.errors.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -40,11 +47,11 @@ class LoopController:
                 env=self.env,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=errors,
                 limit=1 << 20,
             )
         self._reader = asyncio.create_task(self._read(self._process))
-        await self.heard(lambda e: "ready" in e, "ready", mark, 30)
+        await self.heard(lambda e: "ready" in e, "ready", mark, 60)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -55,12 +62,14 @@ class LoopController:
                 self.events.append({"at": time.monotonic(), **json.loads(line)})
             self._heard.set()
         ended = await process.wait()
-        for kind in ("faketime_shm_", "sem.faketime_sem_"):  # what libfaketime leaves of a killed process
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"/dev/shm/{kind}{process.pid}")  # noqa: S108 - where it puts them
         self.exits.append(ended)
         self.events.append({"at": time.monotonic(), "exit": self.exits[-1]})
         self._heard.set()
+
+    @property
+    def errors(self) -> Path:
+        """What it wrote to its standard error, all its lives long."""
+        return self.log.with_suffix(".err")
 
     @property
     def pid(self) -> int:
@@ -79,7 +88,7 @@ class LoopController:
         await self._process.stdin.drain()
         await self.heard(lambda e: e.get("obeyed") == what, f"obeyed {what}", mark)
 
-    async def heard(self, wanted: Callable[[dict[str, Any]], bool], what: str, since: int = 0, limit_s: float = 20.0) -> dict[str, Any]:
+    async def heard(self, wanted: Callable[[dict[str, Any]], bool], what: str, since: int = 0, limit_s: float = 45.0) -> dict[str, Any]:
         """The first event since the ``since``-th that is wanted, waited for."""
         end, seen = time.monotonic() + limit_s, since
         while True:
@@ -92,11 +101,14 @@ class LoopController:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self._heard.wait()
             except TimeoutError:
-                tail = "\n".join(map(str, self.events[-30:]))
-                errors = self.log.read_text(errors="replace")[-2000:]
-                raise AssertionError(f"{self.name}: {what}: not heard in {limit_s} s; its last words:\n{tail}\n{errors}") from None
+                raise AssertionError(f"{self.name}: {what}: not heard in {limit_s} s; its last words:\n{self.said()}") from None
 
-    async def swept(self, count: int = 1, limit_s: float = 20.0) -> None:
+    def said(self) -> str:
+        """Its last words, and what it wrote to its log."""
+        errors = self.errors.read_text(errors="replace")[-4000:] if self.errors.exists() else ""
+        return "\n".join([*map(str, self.events[-30:]), errors])
+
+    async def swept(self, count: int = 1, limit_s: float = 45.0) -> None:
         """Waits for so many further sweeps that did their work."""
         for _ in range(count):
             await self.heard(lambda e: e.get("sweep") in ("clean", "findings", "paused"), "a sweep", len(self.events), limit_s)
@@ -108,7 +120,7 @@ class LoopController:
         if "begins" in turns[-1]:
             await self.over(self.events.index(turns[-1]))
 
-    async def over(self, since: int, limit_s: float = 25.0) -> dict[str, Any]:
+    async def over(self, since: int, limit_s: float = 45.0) -> dict[str, Any]:
         """The end of a sweep, or of the process."""
         return await self.heard(lambda e: bool(e.keys() & {"sweep", "failed", "exit"}), "the end of its sweep", since, limit_s)
 
@@ -120,9 +132,7 @@ class LoopController:
 
     @property
     def stands_still(self) -> bool:
-        with contextlib.suppress(OSError):
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-        return False
+        return stands_still(self.pid)
 
     async def kill(self) -> None:
         """By SIGKILL, stopped or not."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,10 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from flows import bootstrap
 from flows.act import executor
 from flows.act.deps import Deps
+from flows.api.deps import ApiDeps
+from flows.api.serve import serve
 from flows.domain.finding import Outcome
 from flows.domain.operation import DEPLOYMENT_OF, OperationKind, OperationState, engine_key
 from flows.domain.server import Server
@@ -52,6 +58,7 @@ PATIENT: Mapping[str, str] = {
     "ZLH_TIMING__LEASE_S": "60",
     "ZLH_TIMING__STEP_FACTOR": "1",
 }
+_numbers = itertools.count(1)
 #: Until something is healed, however slow the machine is; how soon it must be is counted in sweeps, not in seconds.
 HEALED_S = 45.0
 
@@ -87,7 +94,7 @@ class Rig:
         found: Mapping[str, Any] = await self.lab("GET", "/state")
         return found
 
-    async def until(self, what: str, look: Callable[[], Awaitable[bool]], limit_s: float) -> float:
+    async def until(self, what: str, look: Callable[[], Awaitable[object]], limit_s: float) -> float:
         """Seconds until it held."""
         began = time.monotonic()
         while not await look():
@@ -118,7 +125,10 @@ class Rig:
     async def order(self, server_id: str, kind: OperationKind) -> str:
         """An operation, submitted at once; its id."""
         async with self.database.write() as tx:
-            ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
+            if kind is OperationKind.DELETE:
+                ordered = await orders.delete(tx, server_id, "test", deadline_ms=600_000)
+            else:
+                ordered = await orders.control(tx, server_id, kind, "test", deadline_ms=600_000)
             generation = await control.generation(tx)
             waiting = await attempts.claim_for_submission(tx, "test", tx.now + 60_000, 10)
         assert ordered.operation is not None
@@ -138,7 +148,7 @@ class Rig:
                 operation = await operations.get(tx, operation_id)
             return operation is not None and operation.finished_at is not None
 
-        await self.until(f"the end of operation {operation_id}", over, 30)
+        await self.until(f"the end of operation {operation_id}", over, 2 * HEALED_S)
         async with self.database.read() as tx:
             operation = await operations.get(tx, operation_id)
         assert operation is not None and operation.state is OperationState.SUCCEEDED, operation
@@ -179,14 +189,34 @@ def _fenced(statements: Sequence[Any]) -> bool:
 
 
 @asynccontextmanager
-async def rig(directory: Path, mariadb: DatabaseServer, redis: Redis, **env: Mapping[str, str]) -> AsyncIterator[Rig]:
-    """One game server and one developer container, active. ``env`` holds further variables of ``a`` and of ``b``."""
-    url, gate = mariadb.create("zlh_two"), redis.url
-    world = await fleet.make(directory, ZLH_DATABASE__URL=url, ZLH_REDIS__URL=gate, **PATIENT)
+async def front_door(world: fleet.World, deps: Deps) -> AsyncIterator[None]:
+    """The control listener of the world's database, where its bridge asks for its backends."""
+    token, stop = secrets.token_urlsafe(32), asyncio.Event()
+    api = deps.settings.api.model_copy(update={"public_bind": "127.0.0.1:0", "control_bind": "127.0.0.1:0", "control_token": SecretStr(token)})
+    settings = deps.settings.model_copy(update={"api": api})
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    catalog = bootstrap.catalog(settings)
+    serving = asyncio.create_task(serve(ApiDeps(deps.database, settings, deps.route, catalog), stop, lambda _, control: ready.set_result(control)))
+    try:
+        url = f"http://{await asyncio.wait_for(ready, 30)}"
+        await asyncio.to_thread(world.control, "POST", "/bridge/configure", backends_url=url, token=token)
+        yield
+    finally:
+        stop.set()
+        await serving
+        await catalog.close()
+
+
+@asynccontextmanager
+async def rig(directory: Path, mariadb: DatabaseServer, redis: Redis, lab: Mapping[str, object] | None = None) -> AsyncIterator[Rig]:
+    """One game server and one developer container, active, in a lab with ``lab`` over its configuration. The bridge takes its backends from
+    a front door."""
+    url, gate = mariadb.create(f"zlh_two{next(_numbers)}"), redis.url
+    world = await fleet.make(directory, lab=lab, ZLH_DATABASE__URL=url, ZLH_REDIS__URL=gate, **PATIENT)
     engine = directory / "engine"
     engine.mkdir()
     try:
-        async with controller(world) as first:
+        async with controller(world) as first, front_door(world, first.deps):
             made = [await fleet.order(world, first.deps.database, name, kind) for name, kind in (("two", "game"), ("bench", "dev"))]
             async with first.deps.database.read() as tx:
                 generation = await control.generation(tx)
@@ -207,7 +237,6 @@ async def rig(directory: Path, mariadb: DatabaseServer, redis: Redis, **env: Map
                         "ZLH_REDIS__URL": gate.replace(f":{redis.port}/", f":{found.wires[f'{name}.redis'].port}/"),
                         "LOOP_ENGINE": str(engine),
                         **TIMES,
-                        **env.get(name, {}),
                     }
                     setattr(found, name, LoopController(name, fleet.process_env(world) | own, directory / f"{name}.log"))
                     await getattr(found, name).start()

@@ -4,6 +4,7 @@ A description's keys: ``servers`` (name → what differs; the name is the id), `
 ``leases``, ``episodes``, ``repairs``, ``brakes``, ``observations``, ``queues``, ``sources``, ``sightings``, ``backups``, ``billing``,
 ``unknown`` (source → reason), ``registrations``, ``names`` and ``containers`` (beyond the healthy ones), ``stopped_by`` (VMID → user),
 ``duplicate_vmids``, ``reviews``, ``nodes``, ``tasks``, ``runs``, ``level``, ``policy``.
+In a server ``misses``, ``unready`` and ``stopped`` are how many sweeps before this one saw it so.
 Times are relative to now: ``-90s``, ``+10m``, ``-25h``.
 """
 
@@ -133,9 +134,8 @@ def _fleet(
         backups={k: BackupFact(k, when) for k, when in backups.items() if when is not None},
         sources=_rows(SourceFact, given.get("sources"), "source", {"since": "-5m"}),
         queues=tuple(make(QueueFact, {"waiting": 0, "oldest_at": None, "progress_at": None, **v}) for v in given.get("queues", ())),
-        sightings=given.get("sightings", {}),
+        sightings={**{f"idle:{s.id}": d["stopped"] for s, d in entries if "stopped" in d}, **given.get("sightings", {})},
         max_level=given.get("level", 1),
-        unacknowledged=frozenset(given.get("unacknowledged", ())),
         reviews=tuple(_reviews(given.get("reviews", ()))),
     )
 
@@ -161,7 +161,7 @@ def _servers(described: Mapping[str, Mapping[str, Any] | None]) -> Iterator[tupl
         for index in range(copies or 1):
             number += 1
             own = f"{name}-{index + 1:03}" if copies else name
-            fields = _without(differs, "copies", "agent", "container", "tags", "registered", "published", "misses", "unready")
+            fields = _without(differs, "copies", "agent", "container", "tags", "registered", "published", "misses", "unready", "stopped", "lock")
             place = {"vmid": 10_000 + number, "address": f"10.{20 + number // 60_000}.{number // 250 % 240}.{number % 250 + 1}"}
             yield make(Server, {"id": own, "name": own, **_SERVER, **place, **fields}), differs
 
@@ -208,7 +208,9 @@ def _agent(server_id: str, differs: Mapping[str, Any], failed: str = "") -> Know
 
 def _proxmox(entries: list[tuple[Server, Mapping[str, Any]]], given: Mapping[str, Any]) -> ProxmoxView:
     containers = {
-        s.vmid: Container(s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh", *d.get("tags", ())}), uptime_s=7_200)
+        s.vmid: Container(
+            s.vmid, s.node, d.get("container", "running"), s.hostname, frozenset({"zlh", *d.get("tags", ())}), d.get("lock"), uptime_s=7_200
+        )
         for s, d in entries
         if d.get("container", "missing" if s.state is ServerState.FAILED else "") not in ("missing", "absent")
     }

@@ -20,6 +20,10 @@ LONG = (
     "tests/lab/test_roles.py",
     "tests/integration/test_provisioning_faults.py",
     "tests/e2e/test_engine.py",
+    "tests/integration/two_controllers/test_changed_meanwhile.py",
+    "tests/integration/two_controllers/test_cloudflare_zone.py",
+    "tests/integration/two_controllers/test_clocks.py",
+    "tests/integration/two_controllers/test_standing_still.py",
     "tests/lab/test_agent.py",
     "tests/integration/test_databases_races.py",
 )

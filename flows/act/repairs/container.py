@@ -13,7 +13,7 @@ from flows.act.steps.base import Effect
 from flows.decide import vmids as numbers
 from flows.domain.finding import Action
 from flows.domain.server import ServerState
-from flows.domain.sources import OUR_TAG, ContainerConfig
+from flows.domain.sources import HOLD_TAG, OUR_TAG, ContainerConfig
 from flows.errors import Busy, Conflict, NotFound
 from flows.state import leases, servers, vmids
 
@@ -23,7 +23,7 @@ class DestroyContainer(RepairHandler):
     effect = Effect.LEASED
 
     async def drifted(self, ctx: RepairContext) -> bool:
-        """Gone, recorded, or no longer tagged as ours: nothing to do. One that moved to another node is not the one that was approved."""
+        """Gone, recorded, no longer tagged as ours, or held by a person: nothing to do. One on another node is not the one that was approved."""
         vmid, node = _place(ctx)
         if await _recorded(ctx):
             return False
@@ -33,7 +33,7 @@ class DestroyContainer(RepairHandler):
             if await ctx.deps.proxmox.proven_absent(vmid):
                 return False
             raise Conflict(f"container {vmid}", why=f"it is not on {node} any more", remedy="the next sweep looks again") from None
-        return OUR_TAG in config.tags
+        return OUR_TAG in config.tags and HOLD_TAG not in config.tags
 
     async def heal(self, ctx: RepairContext) -> bool:
         vmid, node = _place(ctx)

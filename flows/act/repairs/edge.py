@@ -10,11 +10,11 @@ from flows.act.repairs.base import RepairContext, RepairHandler
 from flows.act.steps.base import Effect
 from flows.decide.stale import matches
 from flows.decide.wanted import fqdn, publishable, wants_name
-from flows.domain.finding import Action
+from flows.domain.finding import Action, Outcome
 from flows.domain.server import BillingState, Server, ServerState
 from flows.domain.sources import Registration
 from flows.errors import AutomationError, Conflict, NotFound
-from flows.state import customers, operations, rehydrate, servers
+from flows.state import customers, operations, rehydrate, repairs, servers
 
 
 async def _wants_edge(ctx: RepairContext) -> Server | None:
@@ -78,7 +78,19 @@ class RegisterProxy(RepairHandler):
         return server is not None and not await edge.proxy_is_right(ctx.deps, server)
 
     async def heal(self, ctx: RepairContext) -> bool:
-        return await edge.register(ctx.deps, await ctx.server(), ctx.token)
+        server = await ctx.server()
+        if await self._stop_may_arrive(ctx) and (await ctx.deps.agents.ready(server))[0]:
+            await ctx.deps.agents.start(server, ctx.token)  # what runs, runs on; the agent refuses older orders from now on
+        return await edge.register(ctx.deps, server, ctx.token)
+
+    @staticmethod
+    async def _stop_may_arrive(ctx: RepairContext) -> bool:
+        """Whether the last suspension never came to an end that anybody knows: whoever stood still in it may still send its stop, and since
+        the customer was resumed nobody has spoken to the agent under a newer lease."""
+        assert ctx.finding.server_id is not None
+        async with ctx.deps.database.read() as tx:
+            last = await repairs.last(tx, ctx.finding.server_id, Action.SUSPEND_WORKLOAD)
+        return last is not None and last.outcome in (None, Outcome.UNVERIFIED)
 
 
 class DeregisterProxy(RepairHandler):

@@ -10,7 +10,7 @@ from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action
 from flows.domain.server import ContainerType, Edge, Server, ServerState
 from flows.domain.sources import TaskStatus
-from flows.errors import AutomationError
+from flows.errors import AutomationError, Busy
 from flows.state import customers, leases, servers
 from flows.state.intake import locked_customer
 
@@ -41,6 +41,9 @@ class SuspendWorkload(RepairHandler):
         if server is None:
             return False
         if server.ctype is ContainerType.DEV:
+            config = await ctx.deps.proxmox.config(server.node, server.vmid)
+            if config.lock is not None:
+                raise Busy(f"container {server.vmid}", why=f"CT is locked ({config.lock})", remedy=f"pct config {server.vmid}")
             # Answers at once; the container goes down on its own time, and the next sweep looks.
             await ctx.proxmox.shutdown(server.node, server.vmid, 60)
             return True

@@ -30,13 +30,12 @@ class PublishDns(Step):
 
 
 class RegisterProxy(Step):
+    """Sent again after an interruption, too: that it is registered says nothing of what may still be on its way."""
+
     name = StepName.REGISTER_PROXY
     deadline_s = 120.0
     effect = Effect.FENCED
     skipped_when_suspended = True
-
-    async def already_done(self, ctx: Context) -> bool:
-        return await edge.proxy_is_right(ctx.deps, ctx.server)
 
     async def do(self, ctx: Context) -> None:
         await edge.register(ctx.deps, ctx.server, ctx.token)

@@ -1,12 +1,14 @@
 """``billing_suspended``: a suspended customer's workload runs. Repair: withdraw the edge, stop gracefully.
 
-A game runs while its agent says so; a developer container runs while its agent answers at all.
+A game runs while its agent says so; a developer container runs while its agent answers at all. Proxmox shuts it down, and refuses while a
+backup of it runs: that is waited for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flows.decide import locks
 from flows.decide.remedies import mend
 from flows.decide.sightings import container_stopped
 from flows.decide.wanted import suspended
@@ -29,6 +31,8 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
         answer = snapshot.agents.get(server.id)
         if isinstance(answer, Known) and _runs(server, answer.value):
             standing = billing.get(server.customer_id)
+            lock = locks.held(snapshot, server) if server.ctype is ContainerType.DEV else ""
+            seen = {"billing": standing.value if standing else None, "state": server.state.value, "workload": answer.value.state.value}
             yield Finding(
                 check=Check.BILLING_SUSPENDED,
                 subject=server.id,
@@ -37,8 +41,9 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
                 action=Action.SUSPEND_WORKLOAD,
                 server_id=server.id,
                 host=server.node,
+                confirmed=not lock,
                 sources=SOURCES,
-                evidence={"billing": standing.value if standing else None, "state": server.state.value, "workload": answer.value.state.value},
+                evidence=seen | ({"waits_for": lock} if lock else {}),
                 remedy=mend(snapshot, f"zlh stop {server.name}"),
             )
 

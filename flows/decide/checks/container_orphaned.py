@@ -1,7 +1,8 @@
 """``container_orphaned``: a container carries our tag, and no record has its number. Level 3: destroy, by approval alone.
 
 Confirmed by ``confirm_sweeps`` sightings: Proxmox answers before the database does, and a deletion may end in between. While a task of that
-number runs, or the container is locked or its state unknown, nothing is asked. The evidence is what an approval is for.
+number runs, or the container is locked or its state unknown, nothing is asked. The evidence is what an approval is for. One that a person
+tagged ``zlh-hold`` is left to that person, an approval from before included.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from flows.decide.remedies import mend
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.known import Known
 from flows.domain.snapshot import Snapshot
-from flows.domain.sources import Container
+from flows.domain.sources import HOLD_TAG, Container
 
 SOURCES = frozenset({"database", "proxmox"})
 
 
 def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
     for container in vmids.orphans(snapshot):
+        if HOLD_TAG in container.tags:
+            continue
         subject = vmids.subject_of(container.vmid)
         busy = _busy(snapshot, container)
         sighted = snapshot.fleet.sightings.get(subject, 0) + 1

@@ -1,19 +1,20 @@
 """``workload_stopped``: a server should run, and its container or its game is stopped, not by a person. Level 2: start.
 
 *By a person*: ``desired`` is stopped (API, command line), the container was stopped by another user than our token, or it carries
-``zlh-hold``. Confirmed by ``confirm_sweeps`` sweeps: a container that reboots is down for a moment.
+``zlh-hold``. Confirmed by ``confirm_sweeps`` sweeps that saw it stopped: a container that reboots is down for a moment, and a game that
+starts for minutes is merely not ready. While a backup of it runs Proxmox would refuse to start it, and a backup may have stopped it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flows.decide.sightings import container_gone, container_running, container_stopped, held_by_tag, observation_of, stopped_by
+from flows.decide import locks
+from flows.decide.sightings import container_running, container_stopped, held_by_tag, idle, idle_subject, should_run, stopped_by
 from flows.decide.wanted import suspended
-from flows.domain.agent import WorkloadState
 from flows.domain.finding import Action, Check, Finding, Policy
 from flows.domain.known import Known
-from flows.domain.server import MAY_RUN, ContainerType, Desired, Server, ServerState
+from flows.domain.server import MAY_RUN, ContainerType, Server
 from flows.domain.snapshot import Snapshot
 
 SOURCES = frozenset({"database", "proxmox", "agents"})
@@ -23,10 +24,11 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
     for server in snapshot.fleet.servers.values():
         if not concerned(snapshot, server):
             continue
-        what = _stopped(snapshot, server)
+        what = idle(snapshot, server)
         if not what or by_a_person(snapshot, policy, server):
             continue
-        seen = observation_of(snapshot, server.id)
+        lock = locks.held(snapshot, server)
+        sighted = snapshot.fleet.sightings.get(idle_subject(server.id), 0) + 1
         yield Finding(
             check=Check.WORKLOAD_STOPPED,
             subject=server.id,
@@ -35,9 +37,9 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             action=Action.START_WORKLOAD,
             server_id=server.id,
             host=server.node,
-            confirmed=seen is not None and seen.unready >= policy.confirm_sweeps,
+            confirmed=not lock and sighted >= policy.confirm_sweeps,
             sources=SOURCES,
-            evidence={"stopped": what},
+            evidence={"stopped": what, **({"waits_for": lock} if lock else {})},
             remedy=f"zlh start {server.name}",
         )
 
@@ -45,8 +47,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
 def concerned(snapshot: Snapshot, server: Server) -> bool:
     """Whether it should run at all: active, wanted running, its customer in good standing. Unknown standing is no permission."""
     standing = snapshot.fleet.billing.get(server.customer_id)
-    running = server.state is ServerState.ACTIVE and server.desired is Desired.RUNNING
-    return running and standing in MAY_RUN and not suspended(server, standing)
+    return should_run(server) and standing in MAY_RUN and not suspended(server, standing)
 
 
 def by_a_person(snapshot: Snapshot, policy: Policy, server: Server) -> str:
@@ -55,16 +56,6 @@ def by_a_person(snapshot: Snapshot, policy: Policy, server: Server) -> str:
         return "its container carries zlh-hold"
     who = stopped_by(snapshot, server.id)
     return f"stopped by {who}" if who and who != policy.our_user else ""
-
-
-def _stopped(snapshot: Snapshot, server: Server) -> str:
-    if container_gone(snapshot, server.id):
-        return ""  # container_missing's
-    if container_stopped(snapshot, server.id):
-        return "container"
-    answer = snapshot.agents.get(server.id)
-    idle = isinstance(answer, Known) and answer.value.state is WorkloadState.STOPPED and answer.value.operation is None
-    return "game" if idle and server.ctype is ContainerType.GAME and container_running(snapshot, server.id) else ""
 
 
 def unproven(snapshot: Snapshot, policy: Policy, subject: str) -> str:

@@ -43,6 +43,7 @@ def problems(records: Records, view: ProxmoxView, looked_at: int, absent: Collec
             yield problem("container_of_another", (row(server), f"qemu:{server.vmid}@{node}"), says, remedy)
     by_vmid = {s.vmid: s for s in records.servers if s.state in OWNING}
     just_gone = {s.vmid for s in records.servers if s.deleted_at is not None and s.deleted_at >= looked_at}
+    just_gone |= {vmid for vmid, held in records.vmids.items() if held.state == "quarantined" and held.since >= looked_at}
     for vmid, container in sorted(view.containers.items()):
         if container.template:
             continue

@@ -28,9 +28,9 @@ def problems(peers: Sequence[Peer], expected: Expected) -> Iterator[Problem]:
 
 
 def known(peer: Peer, expected: Expected) -> bool:
-    """A machine that may be there: by its name, or where only an address is known by that."""
+    """A machine that may be there: by its name, which a name server may have completed, or where only an address is known by that."""
     if peer.host:
-        return peer.host in expected.hosts
+        return peer.host in expected.hosts or peer.host.partition(".")[0] in expected.hosts
     if peer.local:
         return expected.here in expected.hosts
     return bool(peer.address) and any(peer.address in addresses for addresses in expected.hosts.values())

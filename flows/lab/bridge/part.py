@@ -34,7 +34,8 @@ async def start(config: LabConfig, world: World, faults: Faults) -> BridgePart:
 
 
 class BridgePart:
-    """``inspect()["calls"]`` lists every PUT and DELETE with its lease token; it outlives restarts, registrations do not."""
+    """``inspect()["calls"]`` lists every PUT, DELETE and rehydrate, with its lease token and whether it changed anything; it outlives
+    restarts, registrations do not."""
 
     name = "bridge"
 
@@ -173,7 +174,7 @@ class BridgePart:
         call: dict[str, Any] = {
             "at": time.time(),
             "method": request.method,
-            "name": request.match_info["name"],
+            "name": request.match_info.get("name", "rehydrate"),
             "lease_token": None,
             "status": 200,
             "effect": False,
@@ -207,6 +208,19 @@ class BridgePart:
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     async def _rehydrate(self, request: web.Request) -> web.Response:
+        call, before = self._record(request), self._places()
+        try:
+            response = await self._pull(request)
+        except Refused as refused:
+            call["status"] = refused.response.status
+            raise
+        call |= {"status": response.status, "effect": self._places() != before}
+        return response
+
+    def _places(self) -> dict[str, tuple[str, int]]:
+        return {name: (backend.address, backend.port) for name, backend in self._backends.registered.items()}
+
+    async def _pull(self, request: web.Request) -> web.Response:
         if self._source is None:
             return problem(503, "bridge.backends_url is not set", headers={"Retry-After": "60"})
         body = await read_json(request) if request.can_read_body else {}

@@ -49,11 +49,13 @@ class Scene:
         return self.doubts.get(source, -1e9)
 
     def troubled(self, *sources: str) -> bool:
-        """Whether any of these sources, or the database, or a host, is in trouble now or was a minute ago."""
+        """Whether any of these sources, or the database, or a host, is in trouble now or was a minute ago. Of agents that do not answer one by
+        one only those are in trouble."""
         wire = self.world.wire
         for source in (*sources, "database"):
             trouble = wire.trouble(source)
-            if trouble.down or trouble.refusing or trouble.slow > 1 or trouble.partial or trouble.lying or trouble.lose_before or trouble.lose_after:
+            partial = trouble.partial and source != "agents"
+            if trouble.down or trouble.refusing or trouble.slow > 1 or partial or trouble.lying or trouble.lose_before or trouble.lose_after:
                 return True
             if any(n for (_, cut), n in wire.cuts.items() if cut == source) or self.now - self.doubt(source) < 90:
                 return True

@@ -12,6 +12,8 @@ from flows.simulate.loop import Process
 
 SWEEPS = 5
 AFTER_S = 90 * 60.0
+#: Seconds after the last fault in which an undo that began under it may still fail.
+CALM_S = 30 * 60.0
 
 
 class Converges(Invariant):
@@ -20,17 +22,33 @@ class Converges(Invariant):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._eligible: dict[str, int] = {}
+        #: Operation → how often its undo was seen to fail, and when it last did.
+        self._undone: dict[str, list[tuple[int, float]]] = {}
+
+    def committed(self, process: Process | None, tables: frozenset[str]) -> None:
+        if "operations" not in tables:
+            return
+        for id_, failures in self.ledger.rows("SELECT id, undo_failures FROM operations WHERE undo_failures > 0 AND live_server IS NOT NULL"):
+            seen = self._undone.setdefault(id_, [])
+            if not seen or seen[-1][0] < failures:
+                seen.append((failures, self.scene.now))
+            elif seen[-1][0] > failures:
+                self._undone[id_] = [(failures, self.scene.now)]  # a person ordered it anew
 
     def swept(self, process: Process, result: SweepResult | None) -> None:
-        """A finding that nothing but the limits holds back must go. Only once the faults are over."""
+        """A finding that nothing but the limits holds back must go. Only once the faults are over. A sweep that looked at nothing, because
+        another one was at work or the database was away, says nothing of any finding; one that saw it held back adds nothing."""
         scene = self.scene
-        if result is None or result.plan is None or scene.now < scene.faults.ended + 120 or scene.faults.active:
+        if scene.now < scene.faults.ended + 120 or scene.faults.active:
             self._eligible.clear()
+            return
+        if result is None or result.plan is None:
             return
         eligible = [r.finding for r in result.plan.repairs]
         waiting = [s.finding for s in result.plan.suppressed if self._queues(s)]
         queue = (len(eligible) + len(waiting)) // 2
-        counted = {}
+        present = {finding.key for finding in result.plan.findings}
+        counted = {key: n for key, n in self._eligible.items() if key in present}
         for finding in (*eligible, *waiting):
             counted[finding.key] = self._eligible.get(finding.key, 0) + 1
             if counted[finding.key] > SWEEPS + queue:
@@ -88,9 +106,24 @@ class Converges(Invariant):
 
     def _operations(self) -> None:
         limit = self.ledger.now_ms() - (2 * 3_600_000)
-        query = "SELECT id, kind, state, undo_failures FROM operations WHERE live_server IS NOT NULL AND created_at < ? AND undo_failures < 3"
-        for id_, kind, state, _ in self.ledger.rows(query, limit):
-            self.broken(f"{kind} {id_} is still {state}")
+        for id_, kind, state in self.ledger.rows("SELECT id, kind, state FROM operations WHERE live_server IS NOT NULL AND created_at < ?", limit):
+            why = self._persons(id_, state)
+            if why:
+                self.broken(f"{kind} {id_} is still {state}: {why}")
         for subject, kind in self.ledger.rows("SELECT subject, kind FROM leases WHERE holder IS NOT NULL AND expires_at < ?", limit):
             if kind not in ("patch", "restore", "repair", "maintenance"):
                 self.broken(f"the {kind} lease of {subject} has been expired for two hours")
+
+    def _persons(self, operation_id: str, state: str) -> str:
+        """Why an operation is not a person's; empty if it is: its undo failed three times, one after the other, while something was wrong, and
+        a person was called, by a message that arrived."""
+        failed = self._undone.get(operation_id, [])
+        most = self.scene.settings.policy.cleanup_attempts
+        if state != "cleanup_required" or not failed or failed[-1][0] < most:
+            return "automation is not at its end"
+        if len(failed) < most:
+            return f"its undo was tried {len(failed)} times, and {most} are said to have failed"
+        if failed[-1][1] > self.scene.faults.ended + CALM_S:
+            return f"its undo failed at {failed[-1][1]:.0f} s, when nothing was wrong any more"
+        key = f"cleanup_required/operation:{operation_id}"
+        return "" if any(key in post.key for post in self.world.posts) else "no message called a person"

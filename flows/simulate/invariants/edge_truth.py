@@ -1,10 +1,13 @@
 """``edge_truth``: never longer than 3 sweeps of known data is an unready backend registered, or a record pointing to what is not ours.
 
 Counted are sweeps that knew (the proxy or the zone, and the backend's agent or that its container is stopped) and that nothing lawful kept
-away: a lease, a pause, an operation, an incident, the limits' queue, a refusing receiver.
+away: a lease, a pause, an operation, an incident, the limits' queue, a refusing receiver, level 0. One that did not know, or was kept away,
+adds nothing and forgets nothing: an entry's count ends when the entry does, or when it is right again.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from flows.act.sweep import SweepResult
 from flows.clients.dns_names import OWNER_LABEL
@@ -25,79 +28,78 @@ class EdgeTruth(Invariant):
     def swept(self, process: Process, result: SweepResult | None) -> None:
         if result is None or result.plan is None or result.outcome == "failed":
             return
-        if self.ledger.level < 1:
-            self._wrong.clear()
-            return
         unknown = process.told.get("unknown at observation", frozenset())
-        answered = process.told.get("answered at observation", frozenset())
-        wrong: dict[str, str] = {}
-        incident = self._incidents()
-        if "proxy" not in unknown:
-            wrong |= self._registrations(answered, "proxmox" in unknown, incident)
-        if "dns" not in unknown:
-            wrong |= self._records(answered, incident)
-        troubled = self.scene.troubled("proxy", "dns", "agents")
+        answered = process.told.get("answered at observation", {})
+        wrong = self._registrations(answered, unknown) | self._records(answered, unknown)
         queue = len(wrong) // 2  # two repairs per host, four in all, one per server
+        free = self.ledger.level >= 1
         counted = {}
-        for key, why in wrong.items():
-            counted[key] = self._wrong.get(key, 0) + (0 if troubled else 1)
+        for key, (why, knew) in wrong.items():
+            source = "proxy" if key.startswith("registration") else "dns"
+            counts = knew and free and not self._hindered(source)
+            counted[key] = self._wrong.get(key, 0) + (1 if counts else 0)
             if counted[key] > SWEEPS + queue:
                 self.broken(f"{key}: {why}, for {counted[key]} sweeps that knew")
         self._wrong = counted
+
+    def _hindered(self, source: str) -> bool:
+        """Whether the repair itself could not be made, or could not be seen to be needed, for what is wrong with a receiver or an agent."""
+        return self.scene.troubled(source, "agents")
 
     def _incidents(self) -> set[str]:
         return {
             row[0] for row in self.ledger.rows("SELECT subject FROM episodes WHERE closed_at IS NULL AND \"check\" IN ('host_down', 'source_drift')")
         }
 
-    def _registrations(self, answered: frozenset[str], proxmox_unknown: bool, incident: set[str]) -> dict[str, str]:
+    def _registrations(self, answered: Mapping[str, bool], unknown: frozenset[str]) -> dict[str, tuple[str, bool]]:
+        """Key of each wrong registration → what is wrong, and whether this sweep knew it and was free to mend it."""
         names = {s.name: s for s in self.ledger.servers.values() if s.lives}
         found = {}
         for name, entry in self.world.registrations.items():
             server = names.get(name)
-            if "source:proxy" in incident or (server is not None and f"host:{server.node}" in incident):
-                continue
-            if self.scene.held(server.id if server else None, server.node if server else None, f"proxy:{name}"):
-                continue
-            why = self._unready(server, entry.address, answered, proxmox_unknown)
-            if why and not self.scene.withdrawn_out(server.id if server else None, f"proxy:{name}"):
-                found[f"registration {name}"] = why
+            why, knew = self._unready(server, entry.address, answered, "proxmox" in unknown)
+            if why:
+                found[f"registration {name}"] = (why, knew and "proxy" not in unknown and not self._kept_away(server, f"proxy:{name}"))
         return found
 
-    def _unready(self, server: ServerRow | None, address: str, answered: frozenset[str], proxmox_unknown: bool) -> str:
+    def _kept_away(self, server: ServerRow | None, subject: str) -> bool:
+        source, _, _ = subject.partition(":")
+        id_, node = (server.id, server.node) if server is not None else (None, None)
+        if self.scene.held(id_, node, subject) or (source == "proxy" and self.scene.withdrawn_out(id_, subject)):
+            return True
+        incident = self._incidents()
+        return f"source:{source}" in incident or f"host:{node}" in incident
+
+    def _unready(self, server: ServerRow | None, address: str, answered: Mapping[str, bool], proxmox_unknown: bool) -> tuple[str, bool]:
+        """What is wrong with a registration, empty if nothing is; and whether the sweep could know."""
         if server is None:
-            return "no server has this name"
+            return "no server has this name", True
         if not server.published:
-            return f"it is {server.state}, its edge {server.edge}"
+            return f"it is {server.state}, its edge {server.edge}", True
         if address != server.address:
-            return "it is not the server's address"
+            return "it is not the server's address", True
         machine = self.world.machines.get(server.vmid)
         if machine is None or not self.world.nodes.get(machine.node, False):
-            return ""  # unknown to everybody
+            return "its container is gone, or its host", False
         if machine.status == "stopped":
-            return "" if proxmox_unknown else "its container is stopped"
-        return "its backend is not ready" if server.id in answered and not machine.ready else ""
+            return "its container is stopped", not proxmox_unknown
+        return ("", False) if machine.ready else ("its backend is not ready", answered.get(server.id) is False)
 
-    def _records(self, answered: frozenset[str], incident: set[str]) -> dict[str, str]:
-        if "source:dns" in incident:
-            return {}
+    def _records(self, answered: Mapping[str, bool], unknown: frozenset[str]) -> dict[str, tuple[str, bool]]:
+        """The same of records. Publishing needs proof of readiness: nobody is sent there by name alone."""
         ours = self.scene.settings.proxy.player_address
         domain = self.scene.settings.dns.zone
-        names = {f"{s.name}.{domain}": s for s in self.ledger.servers.values() if s.lives}
+        names: dict[str, ServerRow] = {}
         found = {}
         for label, records in self.world.zone.items():
-            if label.startswith(OWNER_LABEL):
+            if label.startswith(OWNER_LABEL) or all(r.value == ours for r in records) or OWNER_LABEL + label not in self.world.zone:
                 continue
-            if OWNER_LABEL + label not in self.world.zone or all(r.value == ours for r in records):
-                continue
+            names = names or {f"{s.name}.{domain}": s for s in self.ledger.servers.values() if s.lives}
             server = names.get(label)
-            if server is not None and (f"host:{server.node}" in incident or not server.published or self._spent(server.id)):
-                continue
-            machine = self.world.machines.get(server.vmid) if server is not None else None
-            if server is not None and (server.id not in answered or machine is None or not machine.ready):
-                continue  # publishing needs proof of readiness: nobody is sent there by name alone
-            if not self.scene.held(server.id if server else None, server.node if server else None, f"dns:{label}"):
-                found[f"record {label}"] = f"points to {', '.join(r.value for r in records)}"
+            knew = "dns" not in unknown and not self._kept_away(server, f"dns:{label}")
+            if server is not None:
+                knew = knew and server.published and bool(answered.get(server.id)) and not self._spent(server.id)
+            found[f"record {label}"] = (f"points to {', '.join(r.value for r in records)}", knew)
         return found
 
     def _spent(self, server_id: str) -> bool:

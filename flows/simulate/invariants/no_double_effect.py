@@ -1,5 +1,5 @@
 """``no_double_effect``: agents, bridge and zone complete no second effect of one repair or step; at Proxmox nothing is created or destroyed by
-somebody whose lease is another's; whoever was superseded commits nothing but its outcome.
+somebody whose lease is another's; whoever was superseded commits nothing but its outcome, marked ``fenced``: no intent, no lease, no message.
 
 A second effect is one that changes the same thing once more, in the same way, while nobody else changed it in between.
 """
@@ -11,7 +11,7 @@ from flows.simulate.loop import Process
 from flows.simulate.world import Effect
 
 #: What a superseded sweep, and a superseded run, may still write: its outcome, and the heartbeat of a lease that is still its own.
-_OF_SWEEPS = frozenset({"repairs", "audit", "leases", "outbox"})
+_OF_SWEEPS = frozenset({"repairs", "audit", "leases"})
 _OF_RUNS = frozenset({"attempts", "operations", "audit"})
 _FINAL = frozenset({"clone", "destroy"})
 
@@ -52,9 +52,27 @@ class NoDoubleEffect(Invariant):
         return mine[-1].id if mine else process.name
 
     def _late(self, effect: Effect, process: Process) -> None:
+        """A run has the lease of one server; a sweep has given back those of what it repaired before."""
+        concerned = self.ledger.servers if process.kind == "run" else {f"container:{effect.target}"}
         for (holder, subject), lost in self.ledger.lost.items():
-            if holder == process.holder and subject in self.ledger.servers and lost < effect.at:
+            if holder == process.holder and subject in concerned and lost < effect.at:
                 self.broken(f"{process} had a container {effect.verb}ed after its lease of {subject} was lost")
+
+    def committed(self, process: Process | None, tables: frozenset[str]) -> None:
+        """What tables alone do not tell: begun under an epoch that is over, or ended as if it were not."""
+        epoch, holder = self.ledger.epoch
+        for intent in self.ledger.fresh:
+            if intent.epoch < epoch:
+                self.broken(f"{process} began {intent.action} of {intent.subject} for epoch {intent.epoch} under epoch {epoch}")
+        if process is None or process.kind != "sweep" or process.told.get("epoch", epoch) >= epoch:
+            return
+        for intent in self.ledger.closed:
+            if intent.outcome != "fenced":
+                self.broken(f"{process} ended {intent.action} of {intent.subject} as {intent.outcome} under epoch {epoch} of {holder}")
+        if "leases" in tables:
+            taken = [s for s, at in self.ledger.taken.items() if at == self.scene.now and self.ledger.leases[s].holder == process.holder]
+            for subject in taken:
+                self.broken(f"{process} took the lease of {subject} under epoch {epoch} of {holder}")
 
     def before_commit(self, process: Process | None, tables: frozenset[str]) -> None:
         if process is None:

@@ -63,7 +63,7 @@ class Agents:
             else:
                 found[server.id] = Known(self._status(machine))
                 if process is not None:
-                    process.told.setdefault("answered", set()).add(server.id)
+                    process.told.setdefault("answered", {})[server.id] = machine.ready
         if silent:
             await w.loop.nap(2 * LIMIT_S)
         return found

@@ -56,7 +56,7 @@ class Proxmox:
                 process.told["lied to"] = bool(lied_to)
             self._trust("the fleet's containers")
             if self._view[0] != w.version:
-                self._view = (w.version, {vmid: _container(w, m) for vmid, m in sorted(w.machines.items())})
+                self._view = (w.version, {vmid: _container(w, m) for vmid, m in sorted(w.machines.items()) if vmid not in w.hidden})
             tasks = tuple(RunningTask(t.upid, t.node, t.kind, t.vmid, t.user) for t in w.running_tasks())
             hidden = w.wire.trouble("proxmox").lying
             containers = {} if hidden else self._view[1]
@@ -159,7 +159,12 @@ class Proxmox:
                 w.version += 1
                 return "OK"
 
-            return w.task("vzclone", spec.template_vmid, spec.node, w.wait(8, 40, "clone", spec.vmid), end, into=spec.vmid)
+            def broke() -> None:
+                """Proxmox removes what a clone that failed has made."""
+                if w.machines.get(spec.vmid) is half:
+                    w.remove(half)
+
+            return w.task("vzclone", spec.template_vmid, spec.node, w.wait(8, 40, "clone", spec.vmid), end, into=spec.vmid, broke=broke)
 
         return await self._order("clone", spec.vmid, effect)
 

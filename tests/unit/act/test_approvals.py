@@ -87,15 +87,16 @@ async def test_a_plan_that_has_changed_is_not_approved(house: House, monkeypatch
     assert old is not None and old.decision is Decision.WITHDRAWN
 
 
-async def test_what_changes_after_the_approval_is_left_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tag", "outcome"), [("wiki", "failed"), ("zlh-hold", "already_healed")])
+async def test_what_changes_after_the_approval_is_left_alone(house: House, monkeypatch: pytest.MonkeyPatch, tag: str, outcome: str) -> None:
     """The sweep saw it as approved; the container itself says otherwise a moment later."""
     await _level(house, 3)
     _orphan(house, monkeypatch)
     await _sweep(house, 3)
     (review,) = await _waiting(house)
     await approvals.approve(house.deps(), review.id, "cli:anna")
-    house.world.containers[900].tags |= {"zlh-hold"}
-    assert await _sweep(house) == [("container_orphaned/container:900", "failed")]
+    house.world.containers[900].tags |= {tag}
+    assert await _sweep(house) == [("container_orphaned/container:900", outcome)]
     assert house.world.times("destroy") == house.world.times("proxmox.stop") == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -157,3 +158,25 @@ async def test_ended_waits_for_the_end_and_keeps_the_tasks_error_to_itself() -> 
     await asyncio.sleep(0)
     await ended(task)
     assert seen == ["over"]
+
+
+async def test_a_renewal_that_fails_when_nobody_waits_is_no_defect(db: Database) -> None:
+    """The body ends while a renewal is on its way: what became of it is nobody's business any more."""
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    begun, gone = asyncio.Event(), asyncio.Event()
+    lease = await _taken(db)
+
+    class Late(Heartbeat):
+        async def renew(self) -> None:
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+            gone.set()
+            raise Fenced("lease", why="given back")
+
+    async with Late(db, TIMING, lease.subject, lease.token, lambda: None):
+        await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(gone.wait(), 10)
+    gc.collect()
+    assert reported == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import select, update
@@ -17,6 +19,7 @@ from flows.domain.server import Edge, Server
 from flows.errors import AmbiguousEffect, AutomationError, Busy, DeadlineExceeded, Fenced, TaskFailed, Unproven, Unreachable
 from flows.state import brakes, epochs, leases, repairs
 from flows.state import tables as t
+from flows.state.database import Tx
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
 
@@ -201,3 +204,38 @@ async def test_the_third_failure_within_the_hour_opens_the_breaker_once(house: H
     for _ in range(4):
         assert await _carry_out(house, server) is Outcome.FAILED
     assert (await _told(house)).count("breaker_opened") == 1
+
+
+class _Forgets:
+    """A database that commits the first transaction of a sweep's act, and whose answer to that is lost."""
+
+    def __init__(self, house: House) -> None:
+        self._db, self._lost = house.db, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    @asynccontextmanager
+    async def write(self, *, epoch: int | None = None) -> AsyncIterator[Tx]:
+        async with self._db.write(epoch=epoch) as tx:
+            yield tx
+        if epoch is not None and not self._lost:
+            self._lost = True
+            raise Unreachable("database", why="the connection broke at the commit")
+
+
+async def test_an_intent_whose_commit_was_not_answered_counts_once(house: House, server: Server) -> None:
+    """It stands, as its actor's that died would: nothing was done, its lease runs out, a later sweep closes it."""
+    assert await _carry_out(house, server, deps=house.deps(database=_Forgets(house))) is Outcome.UNVERIFIED
+    assert house.world.times("publish") == 0
+    await _closed_later(house, server)
+    assert [r.counted for r in await house.rows(select(t.repairs.c.counted))] == [True]
+
+
+async def test_an_order_whose_commit_was_not_answered_is_ordered(house: House, server: Server) -> None:
+    """Its operation lives, and ends it."""
+    house.world.before["agent.status"] = [Unreachable("agent", why="refused")]
+    outcome = await _carry_out(house, server, deps=house.deps(database=_Forgets(house)), action=Action.RESTART_AGENT)
+    assert outcome is Outcome.ORDERED
+    assert await _recorded(house) == [None] and await _told(house) == []
+    assert [r.kind for r in await house.rows(select(t.operations.c.kind))] == ["restart_agent"]

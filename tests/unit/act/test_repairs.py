@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from flows.act import repair as repairing
 from flows.act.deps import Deps
@@ -15,7 +15,7 @@ from flows.domain.lease import LeaseKind
 from flows.domain.server import BillingState, ContainerType, Edge, Server, ServerState
 from flows.domain.sources import Registration, TaskStatus
 from flows.errors import Fenced, Unreachable
-from flows.state import accounts, brakes, customers, epochs, leases
+from flows.state import accounts, brakes, customers, epochs, leases, repairs
 from flows.state import tables as t
 from tests.unit.act import fakes
 from tests.unit.act.conftest import House
@@ -108,6 +108,16 @@ async def test_a_suspended_developer_container_is_shut_down(house: House) -> Non
     assert house.world.containers[server.vmid].status == "stopped"
 
 
+async def test_a_locked_developer_container_is_not_asked_to_shut_down(house: House) -> None:
+    """Proxmox would say so in the task, which nobody waits for."""
+    server, finding = await _suspended(house, ContainerType.DEV)
+    house.world.containers[server.vmid].lock = "backup"
+    assert await _carry_out(house, finding) is Outcome.FAILED
+    assert house.world.times("proxmox.shutdown") == 0
+    (row,) = await house.rows(select(t.repairs.c.detail))
+    assert "CT is locked (backup)" in row.detail
+
+
 @pytest.mark.parametrize(("kind", "done"), [("vzdump", Outcome.REPAIRED), ("vzshutdown", Outcome.ALREADY_HEALED), ("vzstop", Outcome.ALREADY_HEALED)])
 async def test_only_a_task_that_ends_it_counts_as_going_down(house: House, monkeypatch: pytest.MonkeyPatch, kind: str, done: Outcome) -> None:
     server, finding = await _suspended(house, ContainerType.DEV)
@@ -134,6 +144,23 @@ async def test_a_customer_who_is_resumed_meanwhile_keeps_an_active_server(house:
     present = await house.present(server.id)
     assert (present.state, present.edge) == (ServerState.ACTIVE, Edge.OPEN)
     assert house.world.workload is WorkloadState.RUNNING
+
+
+@pytest.mark.parametrize("ended", [None, Outcome.UNVERIFIED, Outcome.REPAIRED, Outcome.FENCED])
+@pytest.mark.parametrize("ready", [True, False])
+async def test_an_agent_hears_the_newest_token_where_a_stop_of_ours_may_be_on_its_way(house: House, ended: Outcome | None, *, ready: bool) -> None:
+    """Its customer was suspended, and somebody stood still before the stop; by now the customer has paid and nothing else speaks to the agent.
+    A game that does not run is not started by this."""
+    server, stop = await _suspended(house)
+    async with house.db.write() as tx:
+        repair_id = await repairs.intent(tx, Repair(stop, Action.SUSPEND_WORKLOAD), 1)
+        if ended is not None:
+            await repairs.outcome(tx, repair_id, ended)
+        await accounts.resume(tx, server.customer_id, "test")
+    house.world.workload = WorkloadState.RUNNING if ready else WorkloadState.STOPPED
+    done = await _carry_out(house, fakes.finding(server, Check.PROXY_REGISTRATION, Action.REGISTER_PROXY))
+    assert done is (Outcome.REPAIRED if ready else Outcome.FAILED)
+    assert house.world.times("agent.start") == (1 if ready and ended in (None, Outcome.UNVERIFIED) else 0)
 
 
 async def test_a_superseded_sweep_withdraws_nothing(house: House) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from flows.act import edge
 from flows.act.repairs import ordering
 from flows.act.repairs.registry import HANDLERS
 from flows.act.steps.base import Effect, FinalStep, Step
@@ -20,7 +21,7 @@ from flows.domain.finding import BECOME_OPERATIONS, NOT_YET, OPERATION_ACTIONS, 
 from flows.domain.flavor import ENVIRONMENTS, GAMES
 from flows.domain.operation import OperationKind, OperationState, StepName, steps_of
 from flows.domain.server import BillingState, ContainerType, Edge, ServerState
-from flows.domain.sources import TaskStatus
+from flows.domain.sources import Registration, TaskStatus
 from flows.errors import AmbiguousEffect, BadAnswer, Busy, TaskFailed, Unauthorized, Unproven, Unreachable
 from flows.lab.bridge.backends import Backend, Backends, Superseded
 from flows.settings import TimingSettings
@@ -376,3 +377,19 @@ async def test_an_agent_that_answers_does_not_prove_that_its_play_was_run(house:
     operation = await house.order(OperationKind.DEPLOY_AGENT)
     assert await house.run(operation) == "succeeded"
     assert house.world.times("deploy_agent.yml") == 2
+
+
+async def test_a_registration_that_stands_is_sent_again_under_the_newer_token(house: House) -> None:
+    """Somebody may stand still before its deregistration: only a newer token at the bridge keeps that out."""
+    server = await house.server(edge=Edge.OPEN)
+    house.world.workload = WorkloadState.RUNNING
+    house.world.registrations[server.name] = Registration(server.name, server.address, server.game_port)
+    for sent in (1, 2):
+        assert await edge.register(house.deps(), server, sent) is False
+        assert house.world.times("register") == sent
+    house.world.registrations.clear()
+    assert await edge.register(house.deps(), server, 3) is True
+    house.world.workload = WorkloadState.STOPPED
+    with pytest.raises(Unproven):
+        await edge.register(house.deps(), server, 4)
+    assert house.world.times("register") == 3

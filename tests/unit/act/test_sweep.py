@@ -148,7 +148,8 @@ async def _stuck(house: House) -> tuple[Operation, Repair]:
     return operation, await _planned(house, Action.FAIL_STUCK)
 
 
-async def test_an_operation_repair_begins_only_while_its_calls_fit(house: House) -> None:
+async def test_an_operation_repair_begins_only_while_its_calls_fit(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairing, "CANCEL_S", 0.1)
     operation, repair = await _stuck(house)
     deps = house.deps()
     epoch = await epochs.begin(deps.database, deps.holder, 30_000)
@@ -159,9 +160,31 @@ async def test_an_operation_repair_begins_only_while_its_calls_fit(house: House)
     assert house.world.times("engine.give_up") == 1
 
 
-@pytest.mark.parametrize("call", ["engine.runs", "engine.give_up"])
+async def test_the_run_of_a_stuck_operation_is_cancelled_and_its_processes_with_it(house: House) -> None:
+    """To declare it crashed would free its slot and end nothing."""
+    _, repair = await _stuck(house)
+
+    async def worker() -> None:
+        house.world.runs = {key: dataclasses.replace(run, state="cancelled", finished=True) for key, run in house.world.runs.items()}
+
+    house.world.after["engine.cancel"] = [worker]
+    assert await _carry_out(house, repair) is Outcome.REPAIRED
+    assert (house.world.times("engine.cancel"), house.world.times("engine.give_up")) == (1, 0)
+
+
+@pytest.mark.parametrize("error", [None, Conflict("engine", why="REJECT"), Unreachable("engine")])
+async def test_where_no_worker_ends_it_the_run_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch, error: AutomationError | None) -> None:
+    monkeypatch.setattr(repairing, "CANCEL_S", 0.1)
+    _, repair = await _stuck(house)
+    house.world.before["engine.cancel"] = [error]
+    assert await _carry_out(house, repair) is Outcome.REPAIRED
+    assert (house.world.times("engine.cancel"), house.world.times("engine.give_up")) == (1, 1)
+
+
+@pytest.mark.parametrize("call", ["engine.runs", "engine.cancel", "engine.give_up"])
 async def test_an_engine_that_hangs_does_not_hold_up_the_sweep(house: House, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.setattr(repairing, "END_RUN_S", 0.1)
+    monkeypatch.setattr(repairing, "CANCEL_S", 0.1)
 
     async def hang() -> None:
         await asyncio.sleep(3600)

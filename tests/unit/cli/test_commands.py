@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from flows.cli import look, role_page, settings_page
+from flows.cli import look, reviews, role_page, settings_page
 from flows.cli.nouns import BY_NAME
 from flows.domain.finding import Check, EpisodeChange, Finding, Reason, Transition
 from flows.domain.lease import LeaseKind
+from flows.domain.node import Node
 from flows.domain.operation import OperationKind, OperationState, Queue
 from flows.state import episodes, leases, nodes, operations, servers, vmids
 from flows.state import tables as t
@@ -305,6 +306,8 @@ def test_status_does_not_call_old_news_fine(zlh: Callable[..., Said], home: Path
     assert facts["findings"][0]["opened_at"].endswith("Z")
     parts = "now level intake_closed paused sweep sources agents servers operations findings reviews backups outbox"
     assert set(facts) == set(parts.split())
+    page = (ROOT / "docs" / "json.md").read_text()
+    assert "`zlh status`: " + ", ".join(f"`{part}`" for part in parts.split()) in page
     assert "nothing is watched now" in zlh("status").out
 
 
@@ -337,15 +340,44 @@ def test_settings_show_no_secret_and_where_they_come_from(zlh: Callable[..., Sai
     assert rows["ZLH_PROXMOX__USER"]["from"] == "default"
 
 
-def test_what_this_version_cannot_do_says_how_by_hand(zlh: Callable[..., Said], fleet: Fleet) -> None:
-    for command, word in (("backup", "vzdump"), ("restore", "pct restore")):
+def test_what_this_version_cannot_do_says_how_by_hand(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    """A restore names the node's storage: Proxmox would choose ``local``, which takes no containers. And what it restored is stopped, after
+    a person's task, so a person starts it."""
+
+    async def known(tx: Tx) -> None:
+        await nodes.put(tx, Node("pve2", 65_536, 1_000, 16, "local-zfs", "vmbr1"))
+
+    write(known)
+    vmid = json.loads(zlh("servers", "show", "moss", "--json").out)["vmid"]
+    before, after = "zlh maintenance on moss", "zlh maintenance off moss"
+    copied = [before, f"on pve2: vzdump {vmid} --mode snapshot --compress zstd", after]
+    restored = [before, f"on pve2: pct restore {vmid} ARCHIVE --storage local-zfs --force", after, "zlh start moss"]
+    for command, steps in (("backup", copied), ("restore", restored)):
         said = zlh(command, "moss")
         assert said.status == 1
-        assert f"on pve2: {word}" in said.err
-        assert word in said.err
+        assert "; ".join(steps) in said.err
         said = zlh(command, "moss", "--json")
         assert said.status == 1
-        assert word in json.loads(said.out)["by_hand"][1]
+        assert json.loads(said.out)["by_hand"] == steps
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("class", "oom", "oom"),
+        ("tags", ["game", "zlh"], "game zlh"),
+        ("backup_verified_at", None, "none"),
+        ("backup_verified_at", 1_700_000_000_000, "2023-11-14 "),
+        ("at", 1_700_000_000.25, "2023-11-14 "),
+        ("at", 1e300, "1e+300"),
+        ("at", float("nan"), "nan"),
+    ],
+)
+def test_whoever_approves_reads_times_as_times(key: str, value: object, shown: str) -> None:
+    """``at`` is a crash's, and what an agent says it is."""
+    plan = {"evidence": {key: value}}
+    row = {"plan": plan, "requested_at": 0, "expires_at": 0, "check": "workload_error", "action": "restart_workload", "requested_by": "x"}
+    assert list(reviews.said(row))[2].removeprefix(f"  {key:<20}").startswith(shown)
 
 
 def test_services_read_the_settings_that_every_command_reads(zlh: Callable[..., Said], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,6 +389,16 @@ def test_services_read_the_settings_that_every_command_reads(zlh: Callable[..., 
         said = zlh(*command)
         assert said.status == 2
         assert said.err.startswith("zlh: ZLH_NONSENSE · is no setting")
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_drain_says_how_many_runs_are_left(zlh: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    async def drained(settings: object, limit_s: float) -> int:
+        return left
+
+    monkeypatch.setattr("flows.cli.drain.drain", drained)
+    said = zlh("worker", "drain", "--json")
+    assert (said.status, json.loads(said.out)) == (int(left > 0), {"left": left})
 
 
 def test_the_authority_is_made_once(zlh: Callable[..., Said], home: Path) -> None:

@@ -15,6 +15,7 @@ from flows.cli import commands
 from flows.cli.services import DRAIN_S
 from flows.clients.proxmox.rights import LEAST_RIGHTS
 from flows.decide.checks.registry import CHECKS
+from flows.domain.event import EventKind
 from flows.domain.finding import Check
 from flows.settings import fields
 
@@ -96,6 +97,25 @@ def test_every_check_has_a_runbook(check: Check) -> None:
     assert text.startswith(f"# {check.value}: ")
     assert f"({check.value}.md)" in (ROOT / "docs" / "runbooks" / "README.md").read_text()
     assert set(CHECKS) <= set(Check)
+
+
+#: What this version never sends: it takes no payments and patches nothing.
+NEVER_SENT = {
+    EventKind.BILLING_WEBHOOK_FAILED,
+    EventKind.PAYMENT_FAILED,
+    EventKind.PAYMENT_RECEIVED,
+    EventKind.PLAN_CHANGED,
+    EventKind.PATCH_FINISHED,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(EventKind))
+def test_every_alert_has_a_page(kind: EventKind) -> None:
+    """Its check's, or the one that the README names."""
+    named = re.search(rf"`{kind.value}`[^|]*\| (.*) \|", (ROOT / "docs" / "runbooks" / "README.md").read_text())
+    assert (kind.value in set(Check)) + (named is not None) == (kind not in NEVER_SENT), kind
+    sent = [path for path in ROOT.glob("flows/**/*.py") if path.name not in ("event.py", "routing.py", "message.py") if kind.name in path.read_text()]
+    assert bool(sent) == (kind not in NEVER_SENT), sent
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from sqlalchemy import insert
 
 from flows.cli import listings, output
 from flows.cli.nouns import BY_NAME, NOUNS
 from flows.settings import PolicySettings
+from flows.state import tables as t
+from flows.state.database import Tx
+from flows.state.ids import new_id
 
 from .conftest import Fleet, Said
 
@@ -67,8 +73,28 @@ ROWS = {
         id="s", server="s?", check="s", action="s", plan_hash="s", plan="o", requested_by="s", requested_at="t", expires_at="t", decided_by="s?",
         decided_at="t?", decision="s?",
     ),
-    "breakers": row_of(id="s", server="s", node="s", attempts="i", first_at="t", last_at="t"),
+    "breakers": row_of(id="s", subject="s", server="s?", node="s?", attempts="i", first_at="t", last_at="t"),
 }  # fmt: skip
+
+
+KINDS = {"t": "time", "s": "text", "i": "integer", "b": "true or false", "o": "object"}
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """What docs/json.md says of each listing: member → its kind."""
+    page = (Path(__file__).parents[3] / "docs" / "json.md").read_text()
+    sections = re.findall(r"^### `zlh (\S+)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    return {noun: dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", body, re.MULTILINE)) for noun, body in sections}
+
+
+def kind(schema: dict[str, Any]) -> str:
+    nullable = "anyOf" in schema
+    shape = schema["anyOf"][0] if nullable else schema
+    return next(KINDS[code] for code, known in SHAPES.items() if known == shape) + (" or null" if nullable else "")
+
+
+def test_the_page_says_what_every_row_holds() -> None:
+    assert documented() == {noun: {name: kind(schema) for name, schema in shape["properties"].items()} for noun, shape in ROWS.items()}
 
 
 def rows(said: Said) -> list[dict[str, Any]]:
@@ -152,6 +178,26 @@ def test_a_breaker_is_open_after_three_counted_attempts_within_the_hour(
     assert len(rows(zlh("breakers", "--json", "--all"))) == 1
     monkeypatch.setenv("ZLH_POLICY__BREAKER_WINDOW_S", "90")
     assert [row["attempts"] for row in rows(zlh("breakers", "--json", "--all"))] == [1]
+
+
+def test_a_breaker_of_what_is_no_server_is_listed_too(zlh: Callable[..., Said], fleet: Fleet, write: Callable[..., Any]) -> None:
+    async def fill(tx: Tx) -> None:
+        for _ in range(3):
+            await tx.execute(
+                insert(t.repairs).values(
+                    id=new_id(), check="container_orphaned", action="destroy_container", subject="container:10900", host="pve3", level=3,
+                    counted=True, epoch=1, intent_at=tx.now, outcome="failed", outcome_at=tx.now,
+                )
+            )  # fmt: skip
+
+    write(fill)
+    found = {row["subject"]: row for row in rows(zlh("breakers", "--json"))}
+    assert set(found) == {fleet.ids["moss"], "container:10900"}
+    orphan = found["container:10900"]
+    assert (orphan["id"], orphan["server"], orphan["node"], orphan["attempts"]) == ("container:10900", None, "pve3", 3)
+    assert [row["subject"] for row in rows(zlh("breakers", "--json", "--host", "pve3"))] == ["container:10900"]
+    assert zlh("breakers", "show", "container:10900").status == 0
+    assert "container:10900" in zlh("breakers").out
 
 
 def test_the_breakers_defaults_are_those_of_the_settings() -> None:

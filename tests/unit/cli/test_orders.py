@@ -29,6 +29,7 @@ class Script:
 
     answers: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def next(self, call: str) -> tuple[int, dict[str, Any]]:
         self.asked.append(call)
@@ -45,7 +46,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
             status, document = known.next(f"{self.command} {self.path}")
             body = json.dumps(document).encode()
             self.send_response(status)
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            known.bodies.append(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}"))
             if "wait" in document:
                 self.send_header("Retry-After", str(document["wait"]))
             self.send_header("Content-Length", str(len(body)))
@@ -84,6 +85,24 @@ def test_a_busy_api_is_waited_for(zlh: Callable[..., Said], fleet: Fleet, script
     assert said.status == 0, said.err
     assert said.err.count("Too many requests · try again in 1 s · still trying") == 1
     assert "restart succeeded" in said.out
+
+
+def test_a_start_of_what_runs_does_not_tell_its_last_operation_again(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    """The front door answers with the operation that left the server as it is wanted, be it its creation."""
+    script.answers = {
+        f"POST /api/servers/{fleet.ids['moss']}/start": [(202, {"operation": operation("succeeded", "provision"), "deduplicated": True})]
+    }
+    for words in (("start", "moss"), ("start", "moss", "--no-wait")):
+        said = zlh(*words)
+        assert (said.status, said.out) == (0, "nothing to do: it already is so\n")
+
+
+def test_a_repeated_order_follows_the_operation_that_is_under_way(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    script.answers = {
+        f"POST /api/servers/{fleet.ids['moss']}/start": [(202, {"operation": operation("running", "start"), "deduplicated": True})],
+        f"GET /api/operations/{OPERATION}": [(200, operation("succeeded", "start"))],
+    }
+    assert "start succeeded" in zlh("start", "moss").out
 
 
 def test_a_second_passes_between_two_looks() -> None:
@@ -156,6 +175,33 @@ def test_a_refused_order_names_the_option_and_what_to_do(zlh: Callable[..., Said
     assert said.err.startswith("zlh: --memory: 1 is not valid · ")
     assert "; --cores " in said.err
     assert said.err.endswith(" · correct it and order again\n")
+
+
+def test_a_developer_container_is_ordered_with_runtimes(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    zlh("customers", "add", "alice")
+    script.answers["POST /api/servers/create"] = [(202, {"operation": operation("queued")})]
+    order = ("create", "bench", "--customer", "alice", "--type", "dev", "--no-wait")
+    assert zlh(*order, "--runtime", "node=22.3.0", "--runtime", "python=3.13.1").status == 0
+    assert script.bodies[-1]["runtimes"] == [{"name": "node", "version": "22.3.0"}, {"name": "python", "version": "3.13.1"}]
+    assert zlh(*order).status == 0
+    assert "runtimes" not in script.bodies[-1]
+
+
+def test_a_runtime_that_is_refused_is_named_as_it_was_given(zlh: Callable[..., Said], fleet: Fleet, script: Script) -> None:
+    zlh("customers", "add", "alice")
+    errors = [{"field": "runtimes.1.version", "detail": "is not a promoted version"}, {"field": "runtimes.0.name", "detail": "is not in the catalog"}]
+    script.answers["POST /api/servers/create"] = [(422, {"errors": errors})]
+    said = zlh("create", "bench", "--customer", "alice", "--type", "dev", "--no-wait", "--runtime", "cobol=1", "--runtime", "python=0.1")
+    assert said.status == 2
+    assert said.err.startswith("zlh: --runtime: '0.1' is not valid · is not a promoted version; --runtime is not in the catalog · ")
+
+
+@pytest.mark.parametrize("given", ["node", "=1", "node="])
+def test_a_runtime_without_its_version_is_not_sent(zlh: Callable[..., Said], fleet: Fleet, script: Script, given: str) -> None:
+    zlh("customers", "add", "alice")
+    said = zlh("create", "bench", "--customer", "alice", "--type", "dev", "--no-wait", "--runtime", given)
+    assert said.status == 2 and said.err.startswith("zlh: --runtime: ") and "NAME=VERSION" in said.err
+    assert script.asked == []
 
 
 def test_a_used_up_quota_says_what_to_do(zlh: Callable[..., Said], api: str, write: Callable[..., Any]) -> None:

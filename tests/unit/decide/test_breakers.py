@@ -64,5 +64,4 @@ def test_told_by_the_third_failure_of_its_own_episode_alone(outcome: str) -> Non
 
 def test_not_told_where_no_failure_opened_it() -> None:
     assert not _breakers({"copies": 3, "episode_id": "e1"}).announced(PUBLISH, "e1")
-    assert not _breakers(unacknowledged=["fern"]).announced(PUBLISH, "e1")
     assert not _breakers({"copies": 3, "outcome": "failed", "episode_id": None}).announced(PUBLISH, None)

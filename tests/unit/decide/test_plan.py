@@ -49,6 +49,17 @@ def test_what_a_breaker_announced_is_not_announced_twice() -> None:
     assert len(announce.events(decide(untold, snapshots.POLICY), snapshots.NOW)) == 1
 
 
+def test_what_a_breaker_announced_is_over_for_people_too() -> None:
+    """A drift may be gone in the sweep after its third failure, before any sweep has seen the open breaker."""
+    row = {"check": "dns_record", "action": "publish_dns", "subject": "fern", "copies": 3, "episode_id": "dns_record/fern"}
+    world = {"servers": {"fern": {}}, "episodes": {"dns_record/fern": {"reason": "repairing"}}}
+    told = decide(snapshots.snapshot(world, repairs=[{**row, "outcome": "failed"}]), snapshots.POLICY)
+    untold = decide(snapshots.snapshot(world, repairs=[{**row, "copies": 2, "outcome": "failed"}]), snapshots.POLICY)
+    (over,) = announce.events(told, snapshots.NOW)
+    assert (over.kind, over.over_of) == (EventKind.EPISODE_OVER, EventKind.EPISODE_ESCALATED)
+    assert announce.events(untold, snapshots.NOW) == ()
+
+
 def test_unknown_source_by_severity() -> None:
     once = decide(snapshots.snapshot(unknown={"dns": "x"}), snapshots.POLICY)
     thrice = decide(

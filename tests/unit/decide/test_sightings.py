@@ -129,3 +129,20 @@ def test_who_stopped_it_outlives_a_sweep_that_does_not_know(between: dict[str, A
 def test_who_stopped_it_is_forgotten_once_it_runs() -> None:
     (seen,) = observations(snapshot(servers={"fern": {"agent": "silent"}}, observations={"fern": _PERSON}))
     assert (seen.state, seen.reason) == (None, "connect timed out after 3 s")
+
+
+STOPPED = {"agent": "stopped", "registered": False}
+
+
+def test_what_should_run_and_is_stopped_is_counted_and_not_ready_is_not() -> None:
+    assert sightings(snapshot(servers={"fern": STOPPED, "moss": {"agent": "not_ready", "unready": 4}}), POLICY) == {"idle:fern": 1}
+    assert sightings(snapshot(servers={"fern": {**STOPPED, "stopped": 1}}), POLICY) == {"idle:fern": 2}
+    assert sightings(snapshot(servers={"fern": {**STOPPED, "state": "suspended", "stopped": 1}}), POLICY) == {"idle:fern": 2}
+    assert sightings(snapshot(servers={"fern": {**STOPPED, "desired": "stopped", "stopped": 1}}), POLICY) == {}
+    assert sightings(snapshot(servers={"fern": {"agent": "not_ready", "stopped": 1}}), POLICY) == {}, "it is starting"
+
+
+@pytest.mark.parametrize("doubt", [{"agent": "silent"}, {"agent": "unasked"}])
+def test_a_sweep_that_cannot_tell_neither_counts_nor_forgets_what_was_stopped(doubt: dict[str, Any]) -> None:
+    assert sightings(snapshot(servers={"fern": {**doubt, "stopped": 1}}), POLICY) == {"idle:fern": 1}
+    assert sightings(snapshot(servers={"fern": {"agent": "stopped", "stopped": 1}}, unknown={"proxmox": "no quorum"}), POLICY) == {"idle:fern": 1}

@@ -55,6 +55,19 @@ async def test_an_epoch_expires_only_after_its_time(timed: Database, clock: Any)
         assert await epochs.current(tx) == (second, "b", clock.now + TTL)
 
 
+async def test_a_clock_that_is_set_back_keeps_nobody_out(timed: Database, clock: Any) -> None:
+    """By more than an expiry: one that was renewed in what is the future by now is over, whoever died with it. By less, it may still be held."""
+    first = await epochs.begin(timed, "a", TTL)
+    assert first is not None
+    clock.advance(-TTL)
+    assert await epochs.begin(timed, "b", TTL) is None
+    clock.advance(-1)
+    second = await epochs.begin(timed, "b", TTL)
+    assert second is not None and second > first
+    with pytest.raises(Fenced):
+        await epochs.renew(timed, first, "a", TTL)
+
+
 async def test_renewing_keeps_others_out(timed: Database, clock: Any) -> None:
     epoch = await epochs.begin(timed, "a", TTL)
     assert epoch is not None

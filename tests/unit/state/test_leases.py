@@ -54,6 +54,26 @@ async def test_expired_is_free_for_kinds_that_free_themselves(timed: Database, c
         await leases.check(tx, "s", new.token)
 
 
+@pytest.mark.parametrize("kind", list(K))
+async def test_a_clock_that_is_set_back_ends_what_a_heartbeat_keeps(timed: Database, clock: Any, kind: LeaseKind) -> None:
+    """By more than an expiry, and what a person took for hours stays theirs. Whoever lives and renews has it again."""
+    old = await take(timed, kind, "a", operation="op")
+    clock.advance(-TTL)
+    assert not old.expired(clock.now)
+    clock.advance(-1)
+    assert old.expired(clock.now) == (kind in (K.OPERATION, K.REPAIR, K.BACKUP))
+    if kind not in (K.REPAIR, K.BACKUP):
+        with pytest.raises(Busy):
+            await take(timed, K.BACKUP, "b")
+        return
+    async with timed.write() as tx:
+        assert not (await leases.renew(tx, "s", old.token, TTL)).expired(tx.now)
+    with pytest.raises(Busy):
+        await take(timed, K.BACKUP, "b")
+    clock.advance(-TTL - 1)
+    assert (await take(timed, K.BACKUP, "b")).token > old.token
+
+
 async def test_an_expired_operation_lease_is_an_orphan_that_only_revoking_frees(timed: Database, clock: Any) -> None:
     old = await take(timed, K.OPERATION, "a", operation="op")
     clock.advance(10 * TTL)

@@ -39,6 +39,19 @@ async def test_comes_back_as_it_went_in(timed: Database, make: Any) -> None:
         assert await servers.get(tx, "nope") is None
 
 
+async def test_what_is_remembered_is_what_is_there_and_bounded(timed: Database, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with timed.write() as tx:
+        made = [await make.server(tx) for _ in range(5)]
+        assert await servers.list_(tx) == made
+        changed = Edge.WITHDRAWN if made[4].edge is Edge.OPEN else Edge.OPEN
+        await servers.set_edge(tx, made[4].id, changed)
+        assert await servers.list_(tx) == [*made[:4], replace(made[4], edge=changed)]
+        monkeypatch.setattr(servers, "_KEPT", 2)
+        servers._BEFORE.clear()
+        assert len(await servers.list_(tx)) == 5
+    assert len(servers._BEFORE) <= 2
+
+
 @pytest.mark.parametrize("before", list(S))
 @pytest.mark.parametrize("to", list(S))
 async def test_only_moves_of_the_table(timed: Database, make: Any, before: ServerState, to: ServerState) -> None:
