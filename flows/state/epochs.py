@@ -18,19 +18,19 @@ _E = t.epochs.c
 _AT = bindparam("at", type_=_E.epoch.type)
 _TAKE = (
     update(t.epochs)
-    .where(_E.name == NAME, or_(_E.holder.is_(None), _E.expires_at < _AT, _E.expires_at > bindparam("ahead")))
-    .values(epoch=case((_E.epoch + 1 > _AT, _E.epoch + 1), else_=_AT), holder=bindparam("who"), expires_at=bindparam("until"))
+    .where(_E.name == NAME, or_(_E.holder.is_(None), _E.expires_at < _AT, 2 * _E.renewed_at - _E.expires_at > _AT))
+    .values(epoch=case((_E.epoch + 1 > _AT, _E.epoch + 1), else_=_AT), holder=bindparam("who"), renewed_at=_AT, expires_at=bindparam("until"))
 )
 _EPOCH = select(_E.epoch).where(_E.name == NAME)
 _CURRENT = select(_E.epoch, _E.holder, _E.expires_at).where(_E.name == NAME)
 _OURS = update(t.epochs).where(_E.name == NAME, _E.epoch == bindparam("mine"), _E.holder == bindparam("me"))
-_RENEW = _OURS.values(expires_at=bindparam("until"))
-_END = _OURS.values(holder=None, expires_at=bindparam("until"))
+_RENEW = _OURS.values(renewed_at=_AT, expires_at=bindparam("until"))
+_END = _OURS.values(holder=None, renewed_at=_AT, expires_at=_AT)
 
 
 async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
-    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps. An expiry further
-    ahead than any renewal sets it, by one more, was written before the clock was set back: that holder's time is over, too.
+    """Takes the row if nobody holds it, or the holder's time is over. Returns the new epoch, or None: somebody else sweeps. A last renewal that
+    lies ahead by more than its own expiry was written before the clock was set back: that holder's time is over, too.
 
     The epoch is max(previous + 1, database time in ms): a restored database cannot count backwards.
     """
@@ -42,12 +42,12 @@ async def begin(db: Database, holder: str, ttl_ms: int) -> int | None:
 
 
 async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
-    taken = await tx.execute(_TAKE, {"at": tx.now, "who": holder, "until": tx.now + ttl_ms, "ahead": tx.now + 2 * ttl_ms})
+    taken = await tx.execute(_TAKE, {"at": tx.now, "who": holder, "until": tx.now + ttl_ms})
     epoch: int | None = (await tx.execute(_EPOCH)).scalar_one_or_none()
     if taken.rowcount == 1:
         return epoch
     if epoch is None:
-        await tx.execute(insert(t.epochs).values(name=NAME, epoch=tx.now, holder=holder, expires_at=tx.now + ttl_ms))
+        await tx.execute(insert(t.epochs).values(name=NAME, epoch=tx.now, holder=holder, renewed_at=tx.now, expires_at=tx.now + ttl_ms))
         return tx.now
     return None
 
@@ -55,7 +55,7 @@ async def _take(tx: Tx, holder: str, ttl_ms: int) -> int | None:
 async def renew(db: Database, epoch: int, holder: str, ttl_ms: int) -> None:
     """Pushes the expiry to ``ttl_ms`` from now. Raises Fenced if the row is somebody else's: stop before the next act."""
     async with db.write() as tx:
-        done = await tx.execute(_RENEW, {"mine": epoch, "me": holder, "until": tx.now + ttl_ms})
+        done = await tx.execute(_RENEW, {"mine": epoch, "me": holder, "at": tx.now, "until": tx.now + ttl_ms})
         if done.rowcount != 1:
             raise await _fenced(tx, epoch)
 
@@ -63,7 +63,7 @@ async def renew(db: Database, epoch: int, holder: str, ttl_ms: int) -> None:
 async def end(db: Database, epoch: int, holder: str) -> None:
     """Gives the row back. Raises Fenced if it is somebody else's already."""
     async with db.write() as tx:
-        done = await tx.execute(_END, {"mine": epoch, "me": holder, "until": tx.now})
+        done = await tx.execute(_END, {"mine": epoch, "me": holder, "at": tx.now})
         if done.rowcount != 1:
             raise await _fenced(tx, epoch)
 

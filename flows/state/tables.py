@@ -374,6 +374,7 @@ epochs = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("holder", String(128), nullable=True),
     Column("expires_at", BigInteger, nullable=False),
+    Column("renewed_at", BigInteger, nullable=False, server_default="0"),
 )  # fmt: skip
 
 sweeps = Table(

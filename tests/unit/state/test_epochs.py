@@ -68,6 +68,16 @@ async def test_a_clock_that_is_set_back_keeps_nobody_out(timed: Database, clock:
         await epochs.renew(timed, first, "a", TTL)
 
 
+async def test_controllers_with_other_expiries_agree_on_whose_time_is_over(timed: Database, clock: Any) -> None:
+    """A holder's long expiry is not a clock that was set back, however short the newcomer's own is."""
+    first = await epochs.begin(timed, "a", 100 * TTL)
+    assert first is not None
+    assert await epochs.begin(timed, "b", TTL) is None
+    clock.advance(-TTL - 1)
+    assert await epochs.begin(timed, "b", TTL) is None
+    await epochs.renew(timed, first, "a", 100 * TTL)
+
+
 async def test_renewing_keeps_others_out(timed: Database, clock: Any) -> None:
     epoch = await epochs.begin(timed, "a", TTL)
     assert epoch is not None
