@@ -190,7 +190,7 @@ class Control:
         vmid = int(request.match_info["vmid"])
         if vmid not in self.world.containers:
             raise refuse(problem(404, f"there is no container {vmid}"))
-        extra = await read_json(request) if request.can_read_body else {}
+        extra = await read_json(request) if request.body_exists else {}
         return await self._manipulate("proxmox", request.match_info["op"], {**extra, "vmid": vmid})
 
     async def node(self, request: web.Request) -> web.Response:
@@ -200,7 +200,7 @@ class Control:
         vmid = int(request.match_info["vmid"])
         if vmid not in self.world.containers:
             raise refuse(problem(404, f"there is no container {vmid}"))
-        extra = await read_json(request) if request.can_read_body else {}
+        extra = await read_json(request) if request.body_exists else {}
         return await self._manipulate("agents", request.match_info["op"], {**extra, "vmid": vmid})
 
     async def dns(self, request: web.Request) -> web.Response:

@@ -223,7 +223,7 @@ class BridgePart:
     async def _pull(self, request: web.Request) -> web.Response:
         if self._source is None:
             return problem(503, "bridge.backends_url is not set", headers={"Retry-After": "60"})
-        body = await read_json(request) if request.can_read_body else {}
+        body = await read_json(request) if request.body_exists else {}
         leave = body.get("leave", [])
         if not isinstance(leave, list) or not all(isinstance(name, str) for name in leave):
             raise refuse(problem(422, "leave: must be a list of names"))

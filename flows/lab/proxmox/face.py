@@ -53,6 +53,8 @@ class Face:
         if not any(node.online for node in self.cluster.world.nodes.values()):
             return cut(request)
         late = self.cluster.faults.hit("proxmox", text, Mode.SLOW, Mode.HOLD)
+        if late is not None:
+            await request.read()  # it is kept: what has arrived takes effect, also when its sender has gone meanwhile
         await self.cluster.faults.held(late)
         if late is not None and late.mode is Mode.SLOW:
             await asyncio.sleep(late.seconds)
@@ -150,7 +152,7 @@ async def _parameters(request: web.Request) -> dict[str, str]:
     """Query and body as strings. A key that is repeated becomes a list in Proxmox's sense: its values joined by NUL."""
     found: dict[str, list[str]] = {}
     pairs: list[tuple[str, Any]] = list(request.query.items())
-    if request.can_read_body:
+    if request.body_exists:
         if request.method in ("GET", "DELETE"):
             if await request.read():
                 raise PveError(501, f"Unexpected content for method '{request.method}'")

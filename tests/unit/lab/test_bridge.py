@@ -330,6 +330,21 @@ async def test_a_held_call_arrives_late(http: httpx.AsyncClient, part: BridgePar
     assert [(c["lease_token"], c["status"]) for c in part.inspect()["calls"]] == [(6, 200), (5, 412)]
 
 
+async def test_a_held_call_arrives_though_its_sender_is_gone(
+    http: httpx.AsyncClient, part: BridgePart, faults: Faults, eventually: Eventually
+) -> None:
+    fault = faults.arm("bridge", Mode.HOLD, call="PUT *", count=1)
+    held = asyncio.create_task(http.put("/servers/mc1", json=BODY, headers=lease(5)))
+    await eventually(lambda: fault.hits == 1)
+    await asyncio.sleep(0.05)  # its body is on its way
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    await asyncio.sleep(0.05)  # the end of the connection, too
+    assert names(part) == []
+    faults.clear(fault.id)
+    await eventually(lambda: names(part) == ["mc1"])
+
+
 async def test_a_lost_answer_comes_after_the_effect(http: httpx.AsyncClient, part: BridgePart, faults: Faults) -> None:
     faults.arm("bridge", Mode.LOSE_ANSWER, call="PUT *", count=1)
     with pytest.raises(httpx.TransportError):
