@@ -118,9 +118,9 @@ class Rig:
             await one.order(hold=False)
 
     async def repairs(self) -> list[Any]:
-        """Those of this cell."""
+        """Of every cell so far."""
         async with self.database.read() as tx:
-            return list(await tx.execute(select(t.repairs).where(t.repairs.c.intent_at > tx.now - 3_000_000).order_by(t.repairs.c.intent_at)))
+            return list(await tx.execute(select(t.repairs).order_by(t.repairs.c.intent_at)))
 
     async def order(self, server_id: str, kind: OperationKind) -> str:
         """An operation, submitted at once; its id."""
