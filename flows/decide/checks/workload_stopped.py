@@ -38,7 +38,7 @@ def check(snapshot: Snapshot, policy: Policy) -> Iterable[Finding]:
             server_id=server.id,
             host=server.node,
             confirmed=not lock and sighted >= policy.confirm_sweeps,
-            sources=SOURCES,
+            sources=SOURCES if what == "game" else SOURCES - {"agents"},  # of a container Proxmox alone tells
             evidence={"stopped": what, **({"waits_for": lock} if lock else {})},
             remedy=f"zlh start {server.name}",
         )

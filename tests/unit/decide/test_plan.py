@@ -92,3 +92,10 @@ def test_two_operations_of_one_server_give_one_story_in_any_order() -> None:
         world = snapshots.snapshot(servers={"fern": {"published": False}}, operations=dict.fromkeys(names, operation))
         details.add(decide(world, snapshots.POLICY).suppressed[0].detail)
     assert len(details) == 1
+
+
+def test_a_stopped_container_is_told_by_proxmox_alone() -> None:
+    """A finding names what it was told by, and a repair needs no word of an agent that cannot answer."""
+    fern = {"container": "stopped", "agent": "silent", "unready": 1, "stopped": 1, "registered": False}
+    repairs = decide(snapshots.snapshot(level=2, servers={"fern": fern}), snapshots.POLICY).repairs
+    assert [r.finding.sources for r in repairs] == [{"database", "proxmox"}]
