@@ -20,10 +20,12 @@ from flows.state import leases
 from flows.state.database import Database
 from tests.unit.act.fakes import settings
 
-TIMING = settings(heartbeat_s=0.05, lease_s=0.8, margin_s=0.2, call_s=0.3).timing
+TIMING = settings(heartbeat_s=0.05, lease_s=2.0, margin_s=0.8, call_s=0.3).timing
+#: Where nothing may expire, however busy the machine is.
+LONG = settings(heartbeat_s=0.05, lease_s=30, margin_s=1.0, call_s=0.3).timing
 
 
-async def _taken(db: Database, ttl_ms: int = 800) -> Lease:
+async def _taken(db: Database, ttl_ms: int = 2_000) -> Lease:
     async with db.write() as tx:
         return await leases.take(tx, "s1", LeaseKind.OPERATION, "me", ttl_ms)
 
@@ -35,21 +37,21 @@ def _beat(db: Any, lease: Lease, timing: TimingSettings = TIMING, abandoned: lis
 async def test_a_lease_is_kept_beyond_its_expiry(db: Database) -> None:
     lease = await _taken(db)
     async with _beat(db, lease):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
     async with db.read() as tx:
         found = await leases.held(tx, "s1", lease.token)
         assert not found.expired(tx.now)
 
 
 async def test_a_lost_lease_cancels_the_body_with_fenced(db: Database) -> None:
-    lease = await _taken(db)
+    lease = await _taken(db, 30_000)
     began = time.monotonic()
     with pytest.raises(Fenced):
-        async with _beat(db, lease):
+        async with _beat(db, lease, LONG):
             async with db.write() as tx:
                 await leases.revoke(tx, "s1")
-            await asyncio.sleep(30)
-    assert time.monotonic() - began < 5
+            await asyncio.sleep(60)
+    assert time.monotonic() - began < 20
     task = asyncio.current_task()
     assert task is not None and task.cancelling() == 0
 
@@ -94,22 +96,22 @@ async def test_who_cannot_renew_ends_one_margin_before_the_expiry(how: str) -> N
         while not abandoned and time.monotonic() - began < 5:
             await asyncio.sleep(0.01)
     assert len(abandoned) == 1
-    assert abandoned[0] - began <= TIMING.lease_s - TIMING.margin_s + 0.15, "too late"
+    assert abandoned[0] - began <= TIMING.lease_s - TIMING.margin_s / 4, "too late"
     database.mended = True
 
 
 async def test_room_is_made_by_renewing(db: Database) -> None:
     lease = await _taken(db)
     beat = _beat(db, lease)
-    await asyncio.sleep(0.5)
-    assert beat.left_s < 0.4
+    await asyncio.sleep(1.5)
+    assert beat.left_s < 0.6
     await beat.room_for(0.3)
-    assert beat.left_s > 0.5
+    assert beat.left_s > 1.1
 
 
 async def test_there_is_no_room_for_a_call_longer_than_the_lease(db: Database) -> None:
     with pytest.raises(DeadlineExceeded):
-        await _beat(db, await _taken(db)).room_for(0.7)
+        await _beat(db, await _taken(db)).room_for(1.3)
 
 
 async def test_there_is_no_room_under_a_lease_that_was_revoked_a_moment_ago(db: Database) -> None:

@@ -18,7 +18,6 @@ from flows.lab.world import World
 
 SECRET, PASSWORD = "0f8d-secret", "a-password"
 TIMINGS = {
-    "clone_s": 0.15,
     "start_s": 0.03,
     "stop_s": 0.03,
     "shutdown_s": 0.05,
@@ -104,7 +103,13 @@ class Api:
 
 
 @pytest.fixture
-def config(lab_config: Callable[..., LabConfig]) -> LabConfig:
+def clone_s() -> float:
+    """How long a clone takes; a test that must see one run sets it."""
+    return 0.15
+
+
+@pytest.fixture
+def config(lab_config: Callable[..., LabConfig], clone_s: float) -> LabConfig:
     return lab_config(
         proxmox={
             "tokens": [
@@ -118,7 +123,7 @@ def config(lab_config: Callable[..., LabConfig]) -> LabConfig:
             ],
             "users": [{"password": PASSWORD}],
             "pools": ["games"],
-            "timings": TIMINGS,
+            "timings": {**TIMINGS, "clone_s": clone_s},
         }
     )
 

@@ -35,6 +35,7 @@ def test_the_lab_grants_what_the_product_asks_for() -> None:
         assert set(privileges) <= set(DEFAULT_RIGHTS.get(path, ())), path
 
 
+@pytest.mark.parametrize("clone_s", [1.5])
 async def test_a_life(client: ProxmoxClient) -> None:
     assert (await client.doctor())["rights_missing"] == []
     assert await client.proven_absent(10000, template_vmid=9000) is True
