@@ -99,8 +99,9 @@ class Wire:
                 value, error = None, raised
                 if write:
                     self.refused(process, what, raised)
-            if lost_after:
+            if write and (lost_after or answer.done()):  # so late that its sender has given up
                 self.doubted(source)
+            if lost_after:
                 return
             loop.after(way * (0.5 + back + (3 if back > 0.97 else 0)), give, value, error)
 

@@ -37,7 +37,7 @@ class KnownOnly(Invariant):
             return
         if "sources" in tables:
             told = process.told
-            told["unknown at observation"] = frozenset(told.get("unknown", ()))
+            told["unknown at observation"] = frozenset(told.get("unknown", ())) | ({"proxmox"} if told.get("lied to") else frozenset())
             told["answered at observation"] = told.get("answered", {})
             told["containers at observation"] = told.get("containers", {})
             told["servers at observation"] = self.ledger.servers
@@ -54,7 +54,7 @@ class KnownOnly(Invariant):
 
     def _judge(self, process: Process, intent: Intent) -> None:
         told = process.told
-        unknown = told.get("unknown at observation", frozenset()) | ({"proxmox"} if told.get("lied to") else frozenset())
+        unknown = told.get("unknown at observation", frozenset())
         answered: Mapping[str, bool] = told.get("answered at observation", {})
         server = self.ledger.servers.get(intent.server_id or "")
         status = told.get("containers at observation", {}).get(server.vmid if server else 0, "unknown")
