@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from flows.api.catalog_cache import Promoted
 from flows.api.deps import ApiDeps
 from flows.api.models import CreateBody
@@ -12,6 +14,9 @@ from flows.domain.server import ContainerType, Runtime
 from flows.errors import AutomationError, Conflict, NotFound, Unreachable
 from flows.state import intake
 from flows.state.tokens import Caller
+
+#: Versions that a refusal names at most.
+NAMED = 8
 
 
 def order_of(body: CreateBody, caller: Caller) -> Creation:
@@ -99,7 +104,7 @@ def _game(promoted: Promoted, order: Creation) -> list[tuple[str, str]]:
     if order.flavor not in promoted.names("jar"):
         return [("flavor", "is not in the catalog")]
     if order.version not in promoted.versions("jar", order.flavor):
-        return [("version", "is not a promoted version of this flavor")]
+        return [("version", f"is not a promoted version of {order.flavor}: {_named(promoted.versions('jar', order.flavor))}")]
     return []
 
 
@@ -109,5 +114,12 @@ def _runtimes(promoted: Promoted, order: Creation) -> list[tuple[str, str]]:
         if runtime.name not in promoted.names("runtime"):
             errors.append((f"runtimes.{index}.name", "is not in the catalog"))
         elif runtime.version not in promoted.versions("runtime", runtime.name):
-            errors.append((f"runtimes.{index}.version", "is not a promoted version"))
+            known = _named(promoted.versions("runtime", runtime.name))
+            errors.append((f"runtimes.{index}.version", f"is not a promoted version of {runtime.name}: {known}"))
     return errors
+
+
+def _named(versions: Collection[str]) -> str:
+    """The catalog's versions, as many as a line holds."""
+    listed = sorted(versions)
+    return ", ".join(listed[:NAMED]) + (f" and {len(listed) - NAMED} more" if len(listed) > NAMED else "")

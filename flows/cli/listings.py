@@ -80,7 +80,7 @@ def show_all(
     if json:
         output.lines([output.program(row) for row in rows])
     else:
-        output.table([noun.people(row, now, utc) for row in rows], noun.columns, noun.empty, wide=wide)
+        output.table([noun.people(row, now, utc) for row in rows], noun.columns, f"no {noun.name} yet" if everything else noun.empty, wide=wide)
     if more:
         output.remark(f"there are more than {limit}: --limit")
 

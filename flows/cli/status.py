@@ -23,7 +23,7 @@ REASONS = {
     "unconfirmed": "seen once, confirmed by the next sweep",
     "correlated": "part of a larger incident",
     "rate_limited": "waits its turn",
-    "awaiting_review": "waits for an approval",
+    "awaiting_review": "only with an approval: zlh reviews",
     "paused": "not repaired: automation is paused",
     "no_repair": "needs a person",
     "repairing": "being repaired",

@@ -119,6 +119,7 @@ def test_an_empty_listing_is_no_failure(zlh: Callable[..., Said], noun: str) -> 
     assert (said.status, said.out) == (0, "")
     assert said.err.startswith("no") or "is" in said.err
     assert zlh(noun, "--json").out == ""
+    assert zlh(noun, "--all").err == f"no {noun} yet\n"
 
 
 @pytest.mark.parametrize("noun", [n.name for n in NOUNS])
