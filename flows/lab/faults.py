@@ -128,7 +128,7 @@ def middleware(faults: Faults, target: str) -> Callable[[web.Request, Handler], 
     async def play(request: web.Request, handler: Handler) -> web.StreamResponse:
         call = f"{request.method} {request.path}"
         fault = faults.hit(target, call, *_TRANSPORT)
-        if fault is not None and fault.mode in (Mode.HOLD, Mode.SLOW):
+        if fault is not None and fault.mode is Mode.HOLD:
             await request.read()  # it is kept: what has arrived takes effect, also when its sender has gone meanwhile
         await faults.held(fault)
         if fault is None or fault.mode is Mode.HOLD:

@@ -53,7 +53,7 @@ class Face:
         if not any(node.online for node in self.cluster.world.nodes.values()):
             return cut(request)
         late = self.cluster.faults.hit("proxmox", text, Mode.SLOW, Mode.HOLD)
-        if late is not None:
+        if late is not None and late.mode is Mode.HOLD:
             await request.read()  # it is kept: what has arrived takes effect, also when its sender has gone meanwhile
         await self.cluster.faults.held(late)
         if late is not None and late.mode is Mode.SLOW:
