@@ -20,6 +20,8 @@ from flows.simulate.world import Effect
 
 FAILED = frozenset({"failed", "unverified"})
 HOUR_MS = 3_600_000
+#: From a finding to the commit that records it, at most; less than an interval.
+SEEN_MS = 30_000
 #: One may be at work already when the operation fails, and a twin beside it.
 SWEEPS = 3
 #: Reasons with which nobody knows yet that a finding with a route of its own is a case of its own.
@@ -197,6 +199,8 @@ class Alerted(Invariant):
             if not due or now - episode.told_at <= recall + 60_000:
                 self._overdue.pop(key, None)
                 continue
+            if not self.ledger.rows("SELECT 1 FROM episodes WHERE id = ? AND last_seen_at > ?", episode.id, now - SEEN_MS):
+                continue  # nobody could tell this time whether it still is so: it is recalled when it is seen again
             self._overdue[key] += 1
             if self._overdue[key] > 1:
                 self.broken(f"{key} waits for a person, who heard of it last {(now - episode.told_at) // 60_000} min ago")
