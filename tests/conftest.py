@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import servers, spread
+pytest.register_assert_rewrite("tests.support")  # what tests share says what it saw, too
+
+from tests.support import servers, spread  # noqa: E402 - rewritten when it is imported
 
 _SERVER = pytest.StashKey[servers.DatabaseServer]()
 

@@ -179,8 +179,10 @@ class Rig:
 
 
 def beyond_fenced(wrote: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a superseded controller wrote beside its own outcome, marked ``fenced``."""
-    return [event for event in wrote if not _fenced(event["statements"])]
+    """What a superseded controller wrote beside its own outcome, marked ``fenced``. A renewal that was carried out before it stood still, and of
+    which it reads the answer only now, is nothing that it wrote since: one that came late would have changed no row."""
+    since = wrote[1:] if wrote and wrote[0]["wrote"] in ("epochs.renew", "heartbeat.renew") else wrote
+    return [event for event in since if not _fenced(event["statements"])]
 
 
 def _fenced(statements: Sequence[Any]) -> bool:

@@ -24,6 +24,8 @@ class EdgeTruth(Invariant):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._wrong: dict[str, int] = {}
+        #: How many sweeps the entries before it may take, since it is wrong.
+        self._queues: dict[str, int] = {}
 
     def swept(self, process: Process, result: SweepResult | None) -> None:
         if result is None or result.plan is None or result.outcome == "failed":
@@ -33,14 +35,16 @@ class EdgeTruth(Invariant):
         wrong = self._registrations(answered, unknown) | self._records(answered, unknown)
         queue = len(wrong) // 2  # two repairs per host, four in all, one per server
         free = self.ledger.level >= 1
-        counted = {}
+        counted: dict[str, int] = {}
+        queues: dict[str, int] = {}
         for key, (why, knew) in wrong.items():
             source = "proxy" if key.startswith("registration") else "dns"
             counts = knew and free and not self._hindered(source)
             counted[key] = self._wrong.get(key, 0) + (1 if counts else 0)
-            if counted[key] > SWEEPS + queue:
+            queues[key] = max(queue, self._queues.get(key, 0))
+            if counted[key] > SWEEPS + queues[key]:
                 self.broken(f"{key}: {why}, for {counted[key]} sweeps that knew")
-        self._wrong = counted
+        self._wrong, self._queues = counted, queues
 
     def _hindered(self, source: str) -> bool:
         """Whether the repair itself could not be made, or could not be seen to be needed, for what is wrong with a receiver or an agent."""
