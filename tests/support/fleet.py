@@ -83,11 +83,14 @@ class World:
 
 def _in_memory(directory: Path) -> Path:
     """Where the database lies: a disk that others fill keeps each commit waiting for seconds, which is longer than a lease here. Processes are
-    killed in these tests, the machine is not. Gone with this process."""
+    killed in these tests, the machine is not. Gone with this process; what a killed one left goes with the next."""
     memory = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
     if not memory.is_dir():
         return directory
-    made = Path(tempfile.mkdtemp(prefix="zlh-test-", dir=memory))
+    for left in memory.glob("zlh-test-*-*"):
+        if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"zlh-test-{os.getpid()}-", dir=memory))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 
