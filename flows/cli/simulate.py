@@ -45,7 +45,8 @@ def simulate(
         named(break_)
     order = Order(seed, servers, hours, profile)
     if seeds:
-        return report.batch(running.many(_range(seeds), order, mutant=break_, jobs=jobs), as_json=json_)
+        wanted = _range(seeds)
+        return report.batch(running.many(wanted, order, mutant=break_, jobs=jobs, tell=report.progress(len(wanted))), as_json=json_)
     result = running.one(order, mutant=break_, replay=replay, shortened=shorten, keep_log=log is not None)
     if log is not None:
         log.write_text("\n".join(result.log) + "\n", encoding="utf-8")

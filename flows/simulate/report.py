@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from flows.simulate.plan import Fault
@@ -37,6 +38,20 @@ def line(result: Result) -> str:
     if result.violation is not None:
         return f"violation: {result.violation['invariant']} at {result.violation['at']:.1f} s: {result.violation['what']} ({what})"
     return f"clean: {what}, {result.cpu_s:.1f} s, trace {result.trace}"
+
+
+def progress(total: int) -> Callable[[Result], None]:
+    """Counts on a terminal, in one line of stderr; says nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda result: None
+    numbers = itertools.count(1)
+
+    def tell(result: Result) -> None:
+        number = next(numbers)
+        sys.stderr.write(f"\r{number} of {total}" + ("\n" if number == total else ""))
+        sys.stderr.flush()
+
+    return tell
 
 
 def batch(results: Iterable[Result], *, as_json: bool) -> int:
