@@ -134,7 +134,7 @@ class InLoop(Database):
         super().__init__(f"sqlite+aiosqlite:///{store.path}", clock=store.now, async_creator=_never)
         self._store = store
 
-    async def _open(self, stack: AsyncExitStack, *, writing: bool) -> Tx:
+    async def _open(self, *, writing: bool) -> tuple[Tx, AsyncExitStack]:
         store = self._store
         pauses = patience.pauses(self._busy, store.loop.time)
         while True:
@@ -152,8 +152,9 @@ class InLoop(Database):
                 session.end()
                 raise
             else:
+                stack = AsyncExitStack()
                 stack.push_async_exit(session.over)
-                return (Tx if writing else Look)(session, store.now())  # type: ignore[arg-type]  # all that is used of a connection
+                return (Tx if writing else Look)(session, store.now()), stack  # type: ignore[arg-type]  # all that is used of a connection
             await asyncio.sleep(pause)
 
 

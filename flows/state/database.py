@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,11 +27,21 @@ from flows.state import tables as t
 from flows.state.connections import NOW
 from flows.state.failures import collided, translated
 from flows.state.threaded import Hooks, ThreadedWriter
+from flows.state.unbroken import unbroken
 from flows.state.url import FORM, SETTING, checked
 
 __all__ = ["NOW", "Database", "ThreadTx", "Tx", "ping", "translated"]
 
 T = TypeVar("T")
+
+#: How a call of the driver is awaited.
+Whole = Callable[[Coroutine[Any, Any, T]], Awaitable[T]]
+
+
+def bare(call: Coroutine[Any, Any, T]) -> Awaitable[T]:
+    """As it is: a server's driver says itself what a cancellation means."""
+    return call
+
 
 #: How often :meth:`Database.apply` runs a transaction again that collided with another one, and seconds of the longest first pause.
 _AGAIN, _PAUSE_S = 5, 0.02
@@ -48,13 +58,14 @@ class Tx:
     conn: AsyncConnection
     now: int
     always: list[Callable[[Tx], Awaitable[None]]] = field(default_factory=list)
+    whole: Whole[Any] = bare
 
     @property
     def dialect(self) -> str:
         return self.conn.dialect.name
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
-        return await self.conn.execute(statement, parameters)
+        return await self.whole(self.conn.execute(statement, parameters))
 
 
 class Look(Tx):
@@ -63,7 +74,7 @@ class Look(Tx):
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         assert getattr(statement, "_for_update_arg", None) is None, "a row is locked in a transaction that only reads"
-        return await self.conn.execute(statement, parameters)
+        return await self.whole(self.conn.execute(statement, parameters))
 
 
 class ThreadTx(Tx):
@@ -106,6 +117,8 @@ class Database:
             options["async_creator"] = async_creator
         if poolclass is not None:
             options["poolclass"] = poolclass
+        #: A simulated database's calls are no thread's.
+        self._whole: Whole[Any] = unbroken if self.sqlite and async_creator is None else bare
         self._threaded: ThreadedWriter | None = None
         if self.sqlite and async_creator is None and self.url.database not in (None, "", ":memory:"):
             self._threaded = ThreadedWriter(
@@ -137,8 +150,8 @@ class Database:
     async def read(self) -> AsyncIterator[Tx]:
         """A consistent view; nothing is written. Raises Unreachable."""
         with self._in_our_terms():
-            async with AsyncExitStack() as stack:
-                yield await self._open(stack, writing=False)
+            async with self._opened(writing=False) as tx:
+                yield tx
 
     @asynccontextmanager
     async def write(self, *, epoch: int | None = None) -> AsyncIterator[Tx]:
@@ -210,31 +223,43 @@ class Database:
 
     @asynccontextmanager
     async def _begin(self, epoch: int | None) -> AsyncIterator[Tx]:
-        async with AsyncExitStack() as stack:
-            tx = await self._open(stack, writing=True)
+        async with self._opened(writing=True) as tx:
             if epoch is not None:
                 await _guard(tx, epoch)
             yield tx
 
-    async def _open(self, stack: AsyncExitStack, *, writing: bool) -> Tx:
-        """A begun transaction, which ends with ``stack``. Waits for SQLite's lock, ``busy_timeout_s`` at most."""
+    @asynccontextmanager
+    async def _opened(self, *, writing: bool) -> AsyncIterator[Tx]:
+        """A transaction from its begin to its end."""
+        tx, stack = await self._open(writing=writing)
+        try:
+            yield tx
+        except BaseException as error:
+            await self._whole(stack.__aexit__(type(error), error, error.__traceback__))
+            raise
+        await self._whole(stack.__aexit__(None, None, None))
+
+    async def _open(self, *, writing: bool) -> tuple[Tx, AsyncExitStack]:
+        """A begun transaction, and what ends it. Waits for SQLite's lock, ``busy_timeout_s`` at most."""
         pauses = patience.pauses(self._busy, asyncio.get_running_loop().time)
         while True:
-            async with AsyncExitStack() as attempt:
-                try:
-                    conn = await attempt.enter_async_context(self.engine.connect())
-                    if writing:
-                        conn = await conn.execution_options(zlh_write=True)
-                    await attempt.enter_async_context(conn.begin())
-                    tx = (Tx if writing else Look)(conn, await self._now(conn))
-                except OperationalError as error:
-                    pause = next(pauses, None) if self.sqlite and patience.locked(error) else None
-                    if pause is None:
-                        raise
-                else:
-                    await stack.enter_async_context(attempt.pop_all())
-                    return tx
+            stack = AsyncExitStack()
+            try:
+                return await self._whole(self._enter(stack, writing=writing)), stack
+            except BaseException as error:
+                await self._whole(stack.__aexit__(type(error), error, error.__traceback__))
+                locked = self.sqlite and isinstance(error, OperationalError) and patience.locked(error)
+                pause = next(pauses, None) if locked else None
+                if pause is None:
+                    raise
             await asyncio.sleep(pause)
+
+    async def _enter(self, stack: AsyncExitStack, *, writing: bool) -> Tx:
+        conn = await stack.enter_async_context(self.engine.connect())
+        if writing:
+            conn = await conn.execution_options(zlh_write=True)
+        await stack.enter_async_context(conn.begin())
+        return (Tx if writing else Look)(conn, await self._now(conn), whole=self._whole)
 
 
 def _cancellations() -> int:

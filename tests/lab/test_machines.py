@@ -251,7 +251,8 @@ def test_commands(machines_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubstanceError, match=r"did not end within 0\.5 s"):
         lab.sh(container, "setsid sleep 4711 & sleep 4712", timeout_s=0.5)
     assert time.monotonic() - began < 5
-    assert lab.sh(container, "cat /proc/[0-9]*/comm | grep -cx sleep", code=1) == "0"
+    sleeps = ["sh", "-c", "cat /proc/[0-9]*/comm | grep -cx sleep"]
+    until(lambda: lab.run(machines.execute(container, sleeps)).out == b"0\n")  # once its init has reaped them
     by_hand = subprocess.run([*attach(lab.directory, 112), "hostname"], capture_output=True, text=True)
     assert by_hand.stdout == "ct112\n"
     assert lab.run(machines.shutdown(container, 30)), "the killed command keeps nothing from ending"
