@@ -28,7 +28,7 @@ from flows.domain.operation import Queue
 from flows.errors import BadInput, Conflict, NotFound, Unauthorized
 from flows.settings import EngineSettings
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 HEALING = Healing(heartbeat_s=90, pending_s=120)
 IMPATIENT = Healing(heartbeat_s=90, pending_s=10)
@@ -326,7 +326,7 @@ async def test_a_database_made_anew_under_a_running_worker(deployed: Station, en
         await elsewhere.close()
     assert await engine.runs(["1:renewed:1"]) == {}
     await engine.submit("provision", "1:renewed:1", {"operation_id": "renewed", "attempt": 1, "generation": 1}, "provisioning")
-    await until("the run after", ran, 90)
+    await until("the run after", ran, 180)
     assert worker.poll() is None
 
 
