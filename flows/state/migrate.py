@@ -70,7 +70,8 @@ async def current(url: str | URL) -> str | None:
 
 async def revision_of(tx: Tx) -> str | None:
     """The database's revision as a reader sees it: without :func:`current`'s lock, which would wait for an upgrade under way."""
-    return await tx.conn.run_sync(_revision)
+    revision: str | None = await tx.whole(tx.conn.run_sync(_revision))
+    return revision
 
 
 def head() -> str:
